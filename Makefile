@@ -1,0 +1,44 @@
+# `make lab` and `make test` are the two commands; each installs what it needs.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export STRONGBOX_LAB ?= lab
+
+.PHONY: help lab lab-down test check bench prerequisites
+
+help:
+	@echo 'make lab       six hosts with ZooKeeper and Kafka, every connection TLS; prints how to connect'
+	@echo 'make lab-down  removes them without a trace'
+	@echo 'make test      every test that CI runs, on hosts of its own'
+	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
+	@echo 'make bench     compares converging with an Ansible playbook for the same end state'
+
+# Debian's python3 has no venv module of its own, and Makefile targets must not need one before.
+$(STAMP): requirements.lock pyproject.toml
+	@echo '--> installing Python packages into $(VENV)'
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; }
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+prerequisites: $(STAMP)
+	@python3 lab/prerequisites.py
+
+lab: prerequisites
+	@$(BIN)/python -m lab run
+
+lab-down: $(STAMP)
+	@$(BIN)/python -m lab down
+
+check: $(STAMP)
+	@echo '--> ruff'; $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo '--> mypy --strict'; $(BIN)/mypy
+	@echo '--> unit and fake-host tests'; $(BIN)/pytest -q tests/unit tests/fake
+
+test: check prerequisites
+	@echo '--> tests on real hosts'; STRONGBOX_LAB=test $(BIN)/pytest tests/lab
+
+bench: prerequisites
+	@$(BIN)/python -m bench.converge

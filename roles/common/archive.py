@@ -1,0 +1,90 @@
+"""Software archives: where they come from and how their SHA-512 is established.
+
+Pure: no pyinfra, no host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DIST_DIR = "/opt/strongbox/dist"
+_HEX = re.compile(r"[0-9a-f]{128}")
+
+
+class ArchiveError(ValueError):
+    """An archive or digest that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A gzipped tar file with one top folder that holds ``libs/``."""
+
+    source: str
+    sha512: str
+
+    @property
+    def is_url(self) -> bool:
+        return self.source.startswith(("https://", "http://"))
+
+    @property
+    def directory(self) -> str:
+        """Where it lies on a host. The digest in the name makes each build a folder of its own."""
+        return f"{DIST_DIR}/{self.sha512[:16]}"
+
+
+def parse_sha512(text: str, where: str) -> str:
+    """The digest in *text*: bare hex, ``sha512sum`` output, or the ``gpg --print-md`` format
+    that Apache publishes (``name: D78ABB05 42736865 …`` over several lines).
+
+    :raises ArchiveError: when there is not exactly one SHA-512 in it.
+    """
+    candidates = {text.strip().lower()}
+    candidates.add(text.strip().split(maxsplit=1)[0].lower() if text.strip() else "")
+    if ":" in text:
+        candidates.add(re.sub(r"\s", "", text.split(":", 1)[1]).lower())
+    found = [candidate for candidate in candidates if _HEX.fullmatch(candidate)]
+    if len(found) != 1:
+        raise ArchiveError(
+            f"{where}: no SHA-512 in it (128 hex digits, sha512sum's or Apache's .sha512 format)"
+        )
+    return found[0]
+
+
+def resolve(source: str, sha512: str | None) -> Archive:
+    """The archive with its digest: given, in the file named, or beside a local archive.
+
+    :raises ArchiveError: with the remedy, when archive or digest cannot be found.
+    """
+    is_url = source.startswith(("https://", "http://"))
+    if not is_url and not Path(source).is_file():
+        raise ArchiveError(f"archive {source} does not exist")
+    if sha512 is None:
+        beside = Path(f"{source}.sha512")
+        if is_url or not beside.is_file():
+            raise ArchiveError(
+                f"archive {source}: give its SHA-512, or put {beside.name} beside it"
+            )
+        sha512 = str(beside)
+    if _HEX.fullmatch(sha512.strip().lower()):
+        return Archive(source, sha512.strip().lower())
+    file = Path(sha512)
+    if not file.is_file():
+        raise ArchiveError(f"{sha512!r} is neither a SHA-512 (128 hex digits) nor a file with one")
+    return Archive(source, parse_sha512(file.read_text(errors="replace"), str(file)))
+
+
+def check_local(archive: Archive) -> None:
+    """Refuses a local archive whose bytes are not the ones expected.
+
+    :raises ArchiveError: naming both digests.
+    """
+    with Path(archive.source).open("rb") as file:
+        actual = hashlib.file_digest(file, "sha512").hexdigest()
+    if actual != archive.sha512:
+        raise ArchiveError(
+            f"archive {archive.source} has SHA-512 {actual[:16]}…, expected "
+            f"{archive.sha512[:16]}…: fetch it again or correct the digest; nothing was installed"
+        )

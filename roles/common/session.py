@@ -1,0 +1,131 @@
+"""How a run starts: SSH sessions tuned, sudo tried, and the hosts locked against a second run."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pyinfra import state
+from pyinfra.api.exceptions import PyinfraError
+
+from roles.common.operations import once
+
+KEEPALIVE_S = 30
+LOCK = "/run/strongbox.lock"
+_CONFLICT = 75
+# The lock is held by a process that reads this channel until it ends: however the run ends (SIGKILL
+# and a lost network among them) the lock ends with the connection, so none is ever left behind.
+_HOLD = (
+    f"sudo -n sh -c 'umask 022; exec 9>>{LOCK}; flock --nonblock 9 || {{ cat {LOCK}.by; "
+    f'exit {_CONFLICT}; }}; IFS= read -r who; printf "%s\\n" "$who" >{LOCK}.by; echo held; '
+    "exec cat >/dev/null'"
+)
+
+
+class SessionError(PyinfraError):
+    """A host that cannot be worked on; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked on pyinfra's command line; set by `strongbox.preflight` before connecting."""
+
+    dry: bool = False
+
+
+def tune(host: Any) -> None:
+    """Sets TCP_NODELAY and keepalive on a host's SSH connection.
+
+    paramiko leaves Nagle's algorithm on, which costs about 40 ms for each command, and hosts that
+    wait at a barrier would be dropped by firewalls without keepalive.
+    """
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    if transport is None:  # @local, @fake
+        return
+    transport.set_keepalive(KEEPALIVE_S)
+    setsockopt = getattr(transport.sock, "setsockopt", None)  # a ProxyJump channel has none
+    if setsockopt is not None:
+        setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def begin(exclusive: bool = True) -> None:
+    """First line of every deploy. Called once for each host, works once for all of them.
+
+    :param exclusive: take each host's lock for as long as this run is connected; a deploy that only
+        reads passes False. A dry run never locks, as that would be a side effect.
+    :raises SessionError: when sudo does not work, or another run holds a host.
+    """
+    once("session", lambda: _begin(exclusive))
+
+
+def _begin(exclusive: bool) -> None:
+    options = getattr(state, "strongbox_options", None)
+    if options is None:
+        raise SessionError(
+            "the project's config.py was not read: run pyinfra from the project's folder, "
+            "or with --chdir"
+        )
+    # The same order in every run: of two that start together one gets the first host, and with
+    # it all of them.
+    for host in sorted(state.active_hosts, key=lambda item: item.name):
+        tune(host)
+        if options.dry or not exclusive:
+            _check_sudo(host)
+        else:
+            _lock(host)
+
+
+def _transport(host: Any) -> Any:
+    client = getattr(host.connector, "client", None)
+    return client.get_transport() if client is not None else None
+
+
+def _sudo_remedy(host: Any, said: str) -> SessionError:
+    user = host.data.get("ssh_user") or getpass.getuser()
+    detail = f" ({said})" if said else ""
+    return SessionError(
+        f"{host.name}: sudo does not work for {user} without a password{detail}: allow it with "
+        f"'{user} ALL=(ALL) NOPASSWD: ALL' in /etc/sudoers.d; nothing was changed"
+    )
+
+
+def _check_sudo(host: Any) -> None:
+    transport = _transport(host)
+    if transport is None:
+        return
+    channel = transport.open_session()
+    channel.exec_command("sudo -n true")
+    said = channel.makefile_stderr("r").read().decode(errors="replace").strip()
+    if channel.recv_exit_status() != 0:
+        raise _sudo_remedy(host, said.splitlines()[0] if said else "")
+
+
+def _holder() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+
+
+def _lock(host: Any) -> None:
+    transport = _transport(host)
+    if transport is None:
+        return
+    channel = transport.open_session()
+    channel.exec_command(_HOLD)
+    channel.sendall(f"{_holder()}\n".encode())
+    first = channel.makefile("r").readline().decode(errors="replace").strip()
+    if first == "held":
+        host.connector.strongbox_lock = channel  # kept referenced, or paramiko closes it
+        return
+    if channel.recv_exit_status() == _CONFLICT:
+        with suppress(OSError):
+            channel.close()
+        raise SessionError(
+            f"{host.name}: another run is at work here ({first or 'unknown holder'}): wait for it "
+            "to end; its lock ends with its SSH connection. Nothing was changed"
+        )
+    said = channel.makefile_stderr("r").read().decode(errors="replace").strip()
+    raise _sudo_remedy(host, said.splitlines()[0] if said else first)

@@ -1,0 +1,84 @@
+"""Hooks into pyinfra, installed by the project's config.py.
+
+pyinfra has no place of its own for a check of the whole inventory before it connects, so its
+`connect_all` is wrapped. Inventories without our groups are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+import pyinfra_cli.cli as pyinfra_cli
+from pyinfra.api.connectors import get_all_connectors
+from pyinfra.api.exceptions import PyinfraError
+
+from roles.common.session import RunOptions
+from roles.common.settings import SettingsError
+from strongbox.cluster import BROKERS, ZOOKEEPERS, Cluster, Declared, load
+
+INTERRUPTED = 130
+
+
+class PreflightError(PyinfraError):
+    """The run was refused before any host was contacted."""
+
+
+def install() -> None:
+    """Checks settings and options before connecting, and makes Ctrl-C exit with 130, not 0."""
+    signal.signal(signal.SIGINT, _interrupted)
+    if getattr(pyinfra_cli.connect_all, "strongbox", False):
+        return
+    connect_all = pyinfra_cli.connect_all
+
+    def checked(state: Any) -> None:
+        if ZOOKEEPERS in state.inventory.groups or BROKERS in state.inventory.groups:
+            _check(state)
+        connect_all(state)
+
+    checked.strongbox = True  # type: ignore[attr-defined]
+    pyinfra_cli.connect_all = checked
+
+
+def _interrupted(_signal: int, _frame: Any) -> None:
+    click.echo("interrupted: run the same command again to finish", err=True)
+    sys.stdout.flush()
+    # Not sys.exit: it is caught by whichever greenlet happens to run, and pyinfra then exits with
+    # 0. Closing the connections ends the locks on the hosts.
+    os._exit(INTERRUPTED)
+
+
+def _check(state: Any) -> None:
+    params = click.get_current_context().params
+    for option, reason in (
+        ("no_wait", "it exits with 0 even when every host failed"),
+        ("serial", "the deploys order hosts themselves and wait for each other at barriers"),
+    ):
+        if params.get(option):
+            raise PreflightError(f"--{option.replace('_', '-')} cannot be used here: {reason}")
+    try:
+        state.strongbox_cluster = declared_cluster(state.inventory)
+    except SettingsError as error:
+        lines = str(error).splitlines()
+        raise PreflightError(
+            "the inventory was refused, no host was contacted:\n"
+            + "\n".join(f"    {line}" for line in lines)
+        ) from None
+    state.strongbox_options = RunOptions(dry=bool(params.get("dry")))
+
+
+def declared_cluster(inventory: Any) -> Cluster:
+    """The cluster that a pyinfra inventory declares.
+
+    :raises SettingsError: with one line for each problem.
+    """
+    keys = {
+        key
+        for connector in get_all_connectors().values()
+        for key in connector.data_cls.__annotations__
+    }
+    # --limit narrows what is done, never what is checked: a role needs to know all hosts.
+    return load({host.name: Declared(host.groups, host.data.dict()) for host in inventory}, keys)
