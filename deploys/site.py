@@ -5,12 +5,12 @@ come that far; a failure anywhere stops everything after it.
 """
 
 from pyinfra import host, state
-
 from roles.common.deploy import prepare_host
+from roles.tls.deploy import distribute_stores
+
 from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.kafka import deploy as kafka
-from roles.tls.deploy import distribute_stores
 from roles.zookeeper import deploy as zookeeper
 from strongbox.cluster import site
 

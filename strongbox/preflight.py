@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 import pyinfra_cli.cli as pyinfra_cli
-from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import PyinfraError
 
 from roles.common.session import RunOptions
 from roles.common.settings import SettingsError
-from strongbox.cluster import BROKERS, ZOOKEEPERS, Cluster, Declared, load
+from strongbox.cluster import BROKERS, ZOOKEEPERS
+from strongbox.inventory import declared_cluster
 
 INTERRUPTED = 130
 
@@ -68,17 +68,3 @@ def _check(state: Any) -> None:
             + "\n".join(f"    {line}" for line in lines)
         ) from None
     state.strongbox_options = RunOptions(dry=bool(params.get("dry")))
-
-
-def declared_cluster(inventory: Any) -> Cluster:
-    """The cluster that a pyinfra inventory declares.
-
-    :raises SettingsError: with one line for each problem.
-    """
-    keys = {
-        key
-        for connector in get_all_connectors().values()
-        for key in connector.data_cls.__annotations__
-    }
-    # --limit narrows what is done, never what is checked: a role needs to know all hosts.
-    return load({host.name: Declared(host.groups, host.data.dict()) for host in inventory}, keys)

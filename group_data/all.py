@@ -1,0 +1,5 @@
+"""Settings of every host. docs/settings.md explains each; only references to secrets stand here."""
+
+tls_authority_dir = "ca"
+tls_key_type = "ec-p256"
+tls_store_type = "pem"

@@ -1,0 +1,55 @@
+"""The dry run as a check for CI and cron: what is not as declared?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+
+class DriftUnknown(Exception):
+    """The dry run did not come to an answer."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    operation: str
+    hosts: tuple[str, ...]
+
+
+def parse_plan(text: str) -> list[Drift]:
+    """Operations that would change something, from pyinfra's ``--dry --json`` output.
+
+    :raises DriftUnknown: when it is not a complete plan, whatever pyinfra's exit code was: an
+        interrupted pyinfra can exit with 0.
+    """
+    try:
+        plan = json.loads(text)["plan"]
+        return [
+            Drift(item["name"], tuple(sorted(item["hosts_with_change"])))
+            for item in plan
+            if item["hosts_with_change"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DriftUnknown(f"pyinfra printed no complete plan ({type(error).__name__})") from None
+
+
+def detect(inventory: str, deploy: str) -> list[Drift]:
+    """Runs the deploy dry against the inventory, in the present folder.
+
+    pyinfra's messages go to standard error as they come.
+
+    :raises DriftUnknown: when a host could not be read or the declaration was refused.
+    """
+    # With PYINFRA_YES set pyinfra would skip change detection and report "no change".
+    environment = {key: value for key, value in os.environ.items() if key != "PYINFRA_YES"}
+    environment["PYINFRA_PROGRESS"] = "off"
+    command = [sys.executable, "-m", "pyinfra", inventory, deploy, "--dry", "--json"]
+    result = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise DriftUnknown(f"the dry run failed with exit code {result.returncode}, see above")
+    return parse_plan(result.stdout)
