@@ -5,30 +5,30 @@ come that far; a failure anywhere stops everything after it.
 """
 
 from pyinfra import host, state
-from roles.common.deploy import prepare_host
-from roles.tls.deploy import distribute_stores
 
+from roles.common.deploy import prepare_host
 from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.kafka import deploy as kafka
+from roles.tls.deploy import distribute_stores
 from roles.zookeeper import deploy as zookeeper
-from strongbox.cluster import site
+from strongbox.site import site
 
 begin()
 here = site(state.strongbox_cluster, host.name)
 
-prepare_host(here.host)
+prepare_host(here.base)
 barrier(name="barrier: hosts are prepared", label="hosts are prepared")
 
-stores = distribute_stores(here.stores)
+distribute_stores(here.certificates)
 barrier(name="barrier: certificates are in place", label="certificates are in place")
 
 if here.zookeeper:
-    zookeeper.configure(here.zookeeper)
+    zookeeper.configure(here.zookeeper, here.archive)
 barrier(name="barrier: ZooKeeper is configured", label="ZooKeeper is configured")
 zookeeper.roll(here.ensemble)
 
-if here.kafka:
-    kafka.configure(here.kafka)
+if here.broker:
+    kafka.configure(here.broker, here.archive)
 barrier(name="barrier: Kafka is configured", label="Kafka is configured")
-kafka.roll(here.brokers)
+kafka.roll(here.brokers, here.stores_due)

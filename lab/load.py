@@ -67,7 +67,7 @@ def prepare(
     admin: dict[str, str], topic: str, principal: str, partitions: int, replicas: int
 ) -> None:
     """Makes the topic and allows the principal to write and read it; both may exist already."""
-    client = AdminClient(admin)
+    client = AdminClient(dict(admin))
     made = client.create_topics([NewTopic(topic, partitions, replicas)])[topic]
     try:
         made.result(60)
@@ -139,10 +139,13 @@ class _Receiver(threading.Thread):
             if message.error():
                 self.errors.append(str(message.error()))
                 continue
-            run, _, number = message.value().decode().partition(":")
+            value, partition = message.value(), message.partition()
+            if value is None or partition is None:
+                continue
+            run, count, *_ = value.decode().split(":")
             if run != self.run_id:
                 continue
-            sequence, partition = int(number.split(":")[0]), message.partition()
+            sequence = int(count)
             self.seen[sequence] += 1
             if sequence <= self.last.get(partition, -1) and self.seen[sequence] == 1:
                 self.out_of_order += 1

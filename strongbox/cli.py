@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from roles.common.settings import SettingsError
+from roles.tls import authority, client_bundle, passphrase, stores
+from roles.tls.authority import AuthorityError, Keyring
+from roles.tls.leaf import LeafError
+from roles.tls.passphrase import PassphraseError
+from roles.tls.plan import summary
+from roles.tls.settings import TlsSettings
 from strongbox import drift as drifting
+from strongbox.cluster import Cluster
+from strongbox.inventory import read_cluster
 
 IN_STEP, COULD_NOT_TELL, DRIFTED = 0, 1, 2
 inventory_option = click.option(
@@ -90,3 +101,142 @@ def settings(markdown: bool) -> None:
     for row in reference.rows():
         table.add_row(row.key, row.default, row.meaning)
     Console().print(table)
+
+
+def _cluster(inventory: str) -> Cluster:
+    try:
+        return read_cluster(inventory)
+    except SettingsError as error:
+        raise OneLine(str(error)) from None
+
+
+def _tls(cluster: Cluster) -> TlsSettings:
+    return next(iter(cluster.nodes.values())).tls
+
+
+@main.group()
+def ca() -> None:
+    """The three authorities of a cluster: cluster, zookeeper and clients.
+
+    \b
+    cluster    signs brokers and operators; only the INTERNAL listener trusts it
+    zookeeper  signs ensemble members, and brokers as their clients; only ZooKeeper trusts it
+    clients    signs applications and the CLIENT listener; only that listener trusts it
+
+    A certificate of one is refused where another is trusted, so an application's certificate opens
+    neither ZooKeeper nor the INTERNAL listener. The keys lie in tls_authority_dir on this machine,
+    encrypted with age under one passphrase (scrypt); the files are safe to commit and to back up.
+    """
+
+
+@ca.command(name="init")
+@inventory_option
+def ca_init(inventory: str) -> None:
+    """Makes the authorities that are missing; never overwrites one.
+
+    The passphrase comes from tls_passphrase_file, tls_passphrase_command or the environment
+    variable that tls_passphrase_env names (STRONGBOX_CA_PASSPHRASE). Keep a copy elsewhere: without
+    it no certificate can be issued or renewed.
+    """
+    cluster = _cluster(inventory)
+    settings = _tls(cluster)
+    try:
+        secret = passphrase.read(settings.passphrase_source)
+        passphrase.require_strong(secret)
+        authorities = authority.create(
+            settings.authority_dir,
+            cluster.name,
+            secret,
+            datetime.datetime.now(datetime.UTC),
+            days=settings.authority_days,
+            key_type=settings.key_type,
+        )
+    except authority.AlreadyThere as error:
+        click.echo(f"nothing to do: {error}")
+        return
+    except (AuthorityError, PassphraseError) as error:
+        raise OneLine(str(error)) from None
+    _show_authorities(authorities)
+
+
+@ca.command(name="show")
+@inventory_option
+def ca_show(inventory: str) -> None:
+    """Lists the authorities: generation, days left, fingerprint; needs no passphrase."""
+    cluster = _cluster(inventory)
+    try:
+        _show_authorities(authority.load(_tls(cluster).authority_dir, cluster.name))
+    except AuthorityError as error:
+        raise OneLine(str(error)) from None
+
+
+def _show_authorities(authorities: authority.Authorities) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    table = Table("subject", "days left", "sha256", box=None, pad_edge=False)
+    for generations in authorities.generations.values():
+        for item in generations:
+            certificate = item.certificate
+            table.add_row(
+                certificate.subject.rfc4514_string(),
+                str((certificate.not_valid_after_utc - now).days),
+                stores.fingerprint(certificate),
+            )
+    Console(highlight=False, width=140).print(table)
+
+
+@main.command()
+@inventory_option
+@click.argument("name")
+@click.option("--operator", is_flag=True, help="A person or tool that administers the cluster.")
+@click.option("--out", default="clients", show_default=True, type=click.Path(path_type=Path),
+              help="Folder in which the folder NAME is made.")  # fmt: skip
+@click.option("--days", default=None, type=click.IntRange(1, 825), help="Default: tls_leaf_days.")
+@click.option("--renew", is_flag=True, help="Replace the bundle that is there.")
+@click.option("--location", default="", help="Where the bundle will lie on the client's machine, "
+              "for the paths in its files.")  # fmt: skip
+def client(
+    inventory: str,
+    name: str,
+    operator: bool,
+    out: Path,
+    days: int | None,
+    renew: bool,
+    location: str,
+) -> None:
+    """Issues an identity: key, certificate and ready properties for Java and librdkafka.
+
+    \b
+    An application NAME becomes the principal User:NAME and connects to the CLIENT listener. It may
+    do nothing until ACLs allow it, e.g. on a broker:
+      kafka-cli acls --add --allow-principal User:NAME --producer --topic orders
+    With --operator it becomes User:NAME@operators and connects to the INTERNAL listener; it is a
+    super user when it is admin, or named in kafka_super_users.
+
+    The folder NAME holds private keys: mode 0700, files 0600. It exists only here; hand it over by
+    a safe way and delete it.
+    """
+    cluster = _cluster(inventory)
+    settings = _tls(cluster)
+    port = "internal_port" if operator else "client_port"
+    bootstrap = [
+        f"{node.common.hostname}:{getattr(node.kafka, port)}" for node in cluster.brokers.values()
+    ]
+    try:
+        bundle = client_bundle.create(
+            out,
+            name,
+            authority.load(settings.authority_dir, cluster.name),
+            Keyring(lambda: passphrase.read(settings.passphrase_source)),
+            datetime.timedelta(days=days or settings.leaf_days),
+            datetime.datetime.now(datetime.UTC),
+            operator=operator,
+            bootstrap=bootstrap,
+            location=location,
+            renew=renew,
+            key_type=settings.key_type,
+        )
+    except (AuthorityError, PassphraseError, LeafError, client_bundle.BundleError) as error:
+        raise OneLine(str(error)) from None
+    click.echo(f"{bundle.folder}: {bundle.principal}")
+    for line in summary(bundle.certificate):
+        click.echo(f"  {line}")

@@ -20,7 +20,7 @@ def declared_cluster(inventory: Any) -> Cluster:
     _check_groups(inventory)
     keys = {
         key
-        for connector in get_all_connectors().values()
+        for connector in get_all_connectors().values()  # type: ignore[no-untyped-call]
         for key in connector.data_cls.__annotations__
     }
     # --limit narrows what is done, never what is checked: a role needs to know all hosts.
@@ -46,11 +46,12 @@ def read_cluster(path: str) -> Cluster:
     if not Path(path).is_file():
         raise SettingsError(f"inventory {path} does not exist (run this in the project's folder)")
     from pyinfra.api.config import Config
-    from pyinfra.context import ctx_config, ctx_inventory
+    from pyinfra.api.state import State
+    from pyinfra.context import ctx_config, ctx_inventory, ctx_state
     from pyinfra_cli.inventory import make_inventory
 
-    config = Config()
-    with ctx_config.use(config):
+    config = Config()  # type: ignore[no-untyped-call]
+    with ctx_state.use(State()), ctx_config.use(config):
         inventory = make_inventory(path, cwd=str(Path.cwd()))
         with ctx_inventory.use(inventory):
             return declared_cluster(inventory)

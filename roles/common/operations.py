@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
+from gevent.lock import RLock
 from pyinfra import host, logger, state
 from pyinfra.api.command import (
     FileUploadCommand,
@@ -72,7 +73,7 @@ def directory_command(directory: ManagedDirectory) -> StringCommand:
     )  # fmt: skip
 
 
-def _attributes_command(item: ManagedFile | ManagedDirectory) -> StringCommand:
+def attributes_command(item: ManagedFile | ManagedDirectory) -> StringCommand:
     path = QuoteString(item.path)
     return StringCommand(
         "chown -h", QuoteString(f"{item.owner}:{item.group}"), path,
@@ -129,7 +130,7 @@ def managed_paths(
     for step in steps:
         item = by_path[step.path]
         if not step.write:
-            yield _attributes_command(item)
+            yield attributes_command(item)
         elif isinstance(item, ManagedFile):
             yield write_command(item)
         else:
@@ -202,18 +203,12 @@ def once(key: str, compute: Callable[[], T]) -> T:
     Deploy code runs in one greenlet for each host; the first to come computes, the others wait.
     """
     shared: dict[str, Any] = state.__dict__.setdefault("_strongbox_shared", {})
-    lock = state.__dict__.setdefault("_strongbox_lock", _semaphore())
-    with lock:
+    locks: dict[str, RLock] = state.__dict__.setdefault("_strongbox_locks", {})
+    with locks.setdefault(key, RLock()):
         if key not in shared:
             shared[key] = compute()
     value: T = shared[key]
     return value
-
-
-def _semaphore() -> Any:
-    from gevent.lock import RLock
-
-    return RLock()
 
 
 _UNPACK = """\

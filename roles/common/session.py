@@ -53,6 +53,20 @@ def tune(host: Any) -> None:
         setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def options() -> RunOptions:
+    """What was asked on the command line.
+
+    :raises SessionError: when the hooks of `strongbox.preflight` are not there.
+    """
+    found = getattr(state, "strongbox_options", None)
+    if not isinstance(found, RunOptions):
+        raise SessionError(
+            "the project's config.py was not read: run pyinfra from the project's folder, "
+            "or with --chdir"
+        )
+    return found
+
+
 def begin(exclusive: bool = True) -> None:
     """First line of every deploy. Called once for each host, works once for all of them.
 
@@ -64,17 +78,12 @@ def begin(exclusive: bool = True) -> None:
 
 
 def _begin(exclusive: bool) -> None:
-    options = getattr(state, "strongbox_options", None)
-    if options is None:
-        raise SessionError(
-            "the project's config.py was not read: run pyinfra from the project's folder, "
-            "or with --chdir"
-        )
+    dry = options().dry
     # The same order in every run: of two that start together one gets the first host, and with
     # it all of them.
     for host in sorted(state.active_hosts, key=lambda item: item.name):
         tune(host)
-        if options.dry or not exclusive:
+        if dry or not exclusive:
             _check_sudo(host)
         else:
             _lock(host)
@@ -100,7 +109,7 @@ def _check_sudo(host: Any) -> None:
         return
     channel = transport.open_session()
     channel.exec_command("sudo -n true")
-    said = channel.makefile_stderr("r").read().decode(errors="replace").strip()
+    said = channel.makefile_stderr("rb").read().decode(errors="replace").strip()
     if channel.recv_exit_status() != 0:
         raise _sudo_remedy(host, said.splitlines()[0] if said else "")
 
@@ -116,7 +125,7 @@ def _lock(host: Any) -> None:
     channel = transport.open_session()
     channel.exec_command(_HOLD)
     channel.sendall(f"{_holder()}\n".encode())
-    first = channel.makefile("r").readline().decode(errors="replace").strip()
+    first = channel.makefile("rb").readline().decode(errors="replace").strip()
     if first == "held":
         host.connector.strongbox_lock = channel  # kept referenced, or paramiko closes it
         return
@@ -127,5 +136,5 @@ def _lock(host: Any) -> None:
             f"{host.name}: another run is at work here ({first or 'unknown holder'}): wait for it "
             "to end; its lock ends with its SSH connection. Nothing was changed"
         )
-    said = channel.makefile_stderr("r").read().decode(errors="replace").strip()
+    said = channel.makefile_stderr("rb").read().decode(errors="replace").strip()
     raise _sudo_remedy(host, said.splitlines()[0] if said else first)

@@ -6,7 +6,7 @@ Pure: certificates come as PEM, and the private key only as the SHA-256 of its p
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from roles.tls import keys, stores
 from roles.tls.leaf import LeafSpec, expiry, key_usage
+from roles.tls.settings import TlsSettings
 from roles.tls.stores import StoreError, StoreType, fingerprints
 
 
@@ -86,6 +87,16 @@ class StoreWanted:
     store_type: StoreType
     lifetime: datetime.timedelta
     renew_fraction: float
+
+
+@dataclass(frozen=True)
+class HostCertificates:
+    """The stores a host has: path without ending -> what its certificate must say."""
+
+    cluster: str
+    settings: TlsSettings
+    owner: str
+    specs: Mapping[str, LeafSpec]
 
 
 @dataclass(frozen=True)

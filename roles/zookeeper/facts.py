@@ -14,7 +14,7 @@ from roles.common.service import Service, parse_service, service_script
 
 @dataclass(frozen=True)
 class Observed:
-    """The unit, whether the data folder holds a database, and srvr's and mntr's answers."""
+    """The unit, whether the server was ever in a quorum, and srvr's and mntr's answers."""
 
     service: Service
     has_data: bool
@@ -33,7 +33,8 @@ class ZookeeperState(FactBase[Observed | None]):
     def command(self, data_dir: str, four_letter: str) -> StringCommand:
         return StringCommand(
             service_script("zookeeper"),
-            f"; if ls {data_dir}/version-2/ 2>/dev/null | grep -q .; then echo has-data; fi; "
+            f"; epoch=$(cat {data_dir}/version-2/currentEpoch 2>/dev/null || echo 0); "
+            'if [ "$epoch" != 0 ]; then echo has-data; fi; '
             f"if systemctl is-active --quiet zookeeper; then {{ {four_letter}; }} 2>/dev/null "
             f"| sed 's/^/answer /'; fi; echo; echo {END}",
         )

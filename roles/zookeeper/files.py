@@ -31,6 +31,10 @@ _TEMPLATES = Environment(
 )
 # Longer than any answer of a server that is well, shorter than an operator's patience.
 _ANSWER_S = 5
+_WORTH_READING = (
+    "^(imok|Zookeeper version|Zxid|Mode|This ZooKeeper"
+    "|zk_(server_state|peer_state|synced_followers|quorum_size|pending_syncs))"
+)
 
 
 class Store(Protocol):
@@ -68,7 +72,7 @@ class Layout:
 
     @property
     def tmp(self) -> str:
-        return f"{self.root}/tmp"
+        return f"{self.root}/tmp"  # noqa: S108
 
     @property
     def config(self) -> str:
@@ -130,7 +134,8 @@ def four_letter_command(host: ZookeeperHost, *words: str) -> str:
     """Shell command, for root, that prints the server's answers to ``srvr``, ``mntr`` or ``ruok``.
 
     It asks over TLS 1.3 with the server's own certificate and verifies the server's name. It ends
-    within 5 seconds for each word and prints nothing when there is no valid answer.
+    within 5 seconds for each word, prints nothing when there is no valid answer, and of the
+    answers only the lines that `roles.zookeeper.plan.parse` reads.
     """
     words = words or ("srvr", "mntr")
     if not set(words) <= {"srvr", "mntr", "ruok"}:
@@ -140,34 +145,32 @@ def four_letter_command(host: ZookeeperHost, *words: str) -> str:
         f"timeout {_ANSWER_S} openssl s_client -connect {name}:{port} -servername {name} -tls1_3 "
         f"-verify_return_error -verify_hostname {name} -verify_quiet -quiet"
     )
+    # mntr prints hundreds of counters; these say who leads and who is in step.
+    keep = f"grep -aE '{_WORTH_READING}'"
     if not store.password:
         ask += f" -cert {store.keystore} -key {store.keystore} -CAfile {store.truststore}"
-        return f"for w in {' '.join(words)}; do echo $w | {ask} 2>/dev/null; done"
+        return f"for w in {' '.join(words)}; do echo $w | {ask} 2>/dev/null; done | {keep}"
     # s_client reads no PKCS#12 truststore, so the authorities come through a pipe, never a file.
     # The password is read by openssl itself.
     secret = f"file:{store.password}"
-    ask += (
-        f" -cert {store.keystore} -certform P12 -key {store.keystore} -keyform P12 -pass {secret}"
-        " -CAfile /dev/fd/3"
-    )
+    ask += f" -cert {store.keystore} -key {store.keystore} -pass {secret} -CAfile /dev/fd/3"
     trusted = f"openssl pkcs12 -in {store.truststore} -nokeys -passin {secret}"
     return (
         f"for w in {' '.join(words)}; do "
-        f"{trusted} 2>/dev/null | {{ exec 3<&0; echo $w | {ask} 2>/dev/null; }}; done"
+        f"{trusted} 2>/dev/null | {{ exec 3<&0; echo $w | {ask} 2>/dev/null; }}; done | {keep}"
     )
 
 
 def ready_command(host: ZookeeperHost) -> str:
     """Shell command, for root, that succeeds once the server serves as a member of the quorum."""
-    return f"{{ {four_letter_command(host, 'srvr')}; }} | grep -qE '^Mode: (leader|follower|standalone)'"
+    serving = "grep -qE '^Mode: (leader|follower|standalone)$'"
+    return f"{{ {four_letter_command(host, 'srvr')}; }} | {serving}"
 
 
 def _configuration(host: ZookeeperHost) -> list[ManagedFile]:
     layout = host.layout
     return [
-        ManagedFile(
-            f"{layout.data}/myid", f"{host.settings.id}\n".encode(), USER, USER, "600"
-        ),
+        ManagedFile(f"{layout.data}/myid", f"{host.settings.id}\n".encode(), USER, USER, "600"),
         ManagedFile(
             f"{layout.config}/log4j.properties",
             _render("log4j.properties.j2", host),

@@ -1,0 +1,222 @@
+"""The embedded lab: ``python -m lab --help``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lab import lifecycle
+from lab.describe import describe
+from lab.network import inside, namespace_path
+from lab.state import PROJECT, USER, Lab, LabError, current
+
+_BEGAN = time.monotonic()
+# Gives the command the lab's host names without touching this machine's /etc/hosts.
+_WITH_NAMES = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
+
+
+def say(message: str) -> None:
+    click.echo(f"[{time.monotonic() - _BEGAN:5.1f} s] {message}", err=True)
+
+
+def within(lab: Lab, command: Sequence[str]) -> list[str]:
+    """The command so that it runs in the lab's network and knows the hosts' names."""
+    if not namespace_path(lab).exists():
+        raise LabError(
+            f"lab {lab.name!r} is not up: start it with 'python -m lab up' or 'make lab'"
+        )
+    return [
+        *inside(lab), "unshare", "--mount", "--propagation", "private",
+        "sh", "-c", _WITH_NAMES, "sh", str(lab.etc_hosts), *command,
+    ]  # fmt: skip
+
+
+class Group(click.Group):
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except LabError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--name", default=None, help="Which lab (STRONGBOX_LAB; default 'lab').")
+@click.pass_context
+def main(context: click.Context, name: str | None) -> None:
+    """Hosts to provision, on this machine: real systemd and sshd in a network of their own.
+
+    \b
+      python -m lab run            all that `make lab` does
+      python -m lab info           where everything is
+      python -m lab ssh kafka1     a shell on a host
+      python -m lab exec -- CMD    a command in the lab's network
+      python -m lab down           removes it without a trace
+    """
+    if os.geteuid() != 0:
+        raise click.ClickException("the lab makes network namespaces and containers: run as root")
+    if name is not None:
+        os.environ["STRONGBOX_LAB"] = name
+    context.obj = current()
+
+
+@main.command()
+@click.option("--zookeepers", default=3, show_default=True)
+@click.option("--brokers", default=3, show_default=True)
+@click.pass_obj
+def up(lab: Lab, zookeepers: int, brokers: int) -> None:
+    """Starts the hosts; those that run stay as they are."""
+    lifecycle.up(lab, zookeepers, brokers, say)
+
+
+@main.command()
+@click.pass_obj
+def down(lab: Lab) -> None:
+    """Removes hosts, network and files."""
+    lifecycle.down(lab, say)
+    say(f"lab {lab.name!r} is gone")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def info(lab: Lab, as_json: bool) -> None:
+    """Tells where everything is."""
+    drive = lifecycle.driver(lab)
+    facts = describe(lab, {host.name: drive.running(host) for host in lab.hosts()})
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    table = Table("host", "address", "role", "state", box=None, pad_edge=False)
+    for host in facts["hosts"]:
+        state = "running" if host["running"] else "[red]down[/red]"
+        table.add_row(host["fqdn"], host["address"], host["role"], state)
+    console.print(table)
+    for name, servers in facts["listeners"].items():
+        console.print(f"{name:10} {servers}", soft_wrap=True)
+    for name, client in facts["clients"].items():
+        note = "" if client["exists"] else "  (not issued yet)"
+        console.print(f"{name:10} {client['folder']}{note}", soft_wrap=True)
+
+
+@main.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.pass_obj
+def execute(lab: Lab, command: tuple[str, ...]) -> None:
+    """Runs a command in the lab's network, with the hosts' names known to it."""
+    words = within(lab, command)
+    os.execvp(words[0], words)
+
+
+def ssh_command(lab: Lab, host: str, *command: str) -> list[str]:
+    return [
+        *inside(lab), "ssh", "-i", str(lab.key), "-o", f"UserKnownHostsFile={lab.known_hosts}",
+        "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR", "-F", "/dev/null",
+        f"{USER}@{lab.host(host).address}", *command,
+    ]  # fmt: skip
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("host")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def ssh(lab: Lab, host: str, command: tuple[str, ...]) -> None:
+    """A shell, or one command, on a host as the user the deploys connect as."""
+    words = ssh_command(lab, host, *command)
+    os.execvp(words[0], words)
+
+
+@main.command()
+@click.argument("host")
+@click.pass_obj
+def stop(lab: Lab, host: str) -> None:
+    """Shuts one host down."""
+    lifecycle.driver(lab).stop(lab.host(host))
+
+
+@main.command()
+@click.argument("host")
+@click.pass_obj
+def start(lab: Lab, host: str) -> None:
+    """Starts one host that is down and waits for its SSH."""
+    lifecycle.start_one(lab, lab.host(host))
+
+
+@main.command()
+@click.argument("host")
+@click.pass_obj
+def pid(lab: Lab, host: str) -> None:
+    """Prints this machine's process id of the host's first process."""
+    click.echo(lifecycle.driver(lab).init_pid(lab.host(host)))
+
+
+@main.command()
+@click.argument("host")
+@click.pass_obj
+def console(lab: Lab, host: str) -> None:
+    """Prints what a host said while it booted."""
+    click.echo(lifecycle.driver(lab).console(lab.host(host)).read_text(errors="replace"))
+
+
+@main.command()
+@click.option("--zookeepers", default=3, show_default=True)
+@click.option("--brokers", default=3, show_default=True)
+@click.option("--messages", default=1000, show_default=True, help="Sent through it at the end.")
+@click.pass_obj
+def run(lab: Lab, zookeepers: int, brokers: int, messages: int) -> None:
+    """Hosts, ZooKeeper, Kafka, identities and real messages; again, it changes nothing."""
+    _step("Kafka's archive", sys.executable, "-m", "lab.dist")
+    say("hosts")
+    lifecycle.up(lab, zookeepers, brokers, say)
+    strongbox = [sys.executable, "-m", "strongbox"]
+    inventory = "inventories/lab.py"
+    _step("authorities", *strongbox, "ca", "init", "-i", inventory)
+    _step("provisioning", sys.executable, "-m", "pyinfra", "-y", inventory, "deploys/site.py")
+    for name, options in (("admin", ["--operator"]), ("demo", [])):
+        if not (lab.clients / name).is_dir():
+            _step(f"identity {name}", *strongbox, "client", "-i", inventory, name,
+                  "--out", str(lab.clients), *options)  # fmt: skip
+    _step(
+        f"{messages} messages through the CLIENT listener",
+        *within(lab, [
+            sys.executable, "-m", "lab.load", "--messages", str(messages),
+            "--admin", str(lab.clients / "admin/librdkafka.properties"),
+            "--client", str(lab.clients / "demo/librdkafka.properties"),
+            "--replicas", str(min(3, brokers)),
+        ]),
+    )  # fmt: skip
+    say("the cluster runs; this is where everything is")
+    subprocess.run([sys.executable, "-m", "lab", "info"], cwd=PROJECT, check=True)
+    click.echo(
+        "\nTry:\n"
+        "  python -m lab ssh kafka1 sudo kafka-cli topics --list\n"
+        "  python -m lab exec -- python -m lab.load --messages 1000 \\\n"
+        f"      --client {lab.clients.relative_to(PROJECT)}/demo/librdkafka.properties\n"
+        "  pyinfra inventories/lab.py deploys/site.py --dry --diff\n"
+        "  strongbox drift inventories/lab.py deploys/site.py"
+    )
+
+
+def _step(what: str, *command: str) -> None:
+    say(what)
+    result = subprocess.run(command, cwd=PROJECT, env=_environment(), check=False)
+    if result.returncode != 0:
+        raise LabError(f"{what}: failed with exit code {result.returncode}, see above")
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYINFRA_")} | {
+        "PYINFRA_PROGRESS": "off"
+    }
+
+
+if __name__ == "__main__":
+    main()

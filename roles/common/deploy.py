@@ -1,0 +1,23 @@
+"""Prepares a host for any role: packages, service accounts, folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roles.common.operations import host_base, managed_paths
+from roles.common.plan import ManagedDirectory
+
+
+@dataclass(frozen=True)
+class HostBase:
+    packages: Sequence[str]
+    accounts: Sequence[str]
+    directories: Sequence[ManagedDirectory]
+
+
+def prepare_host(base: HostBase) -> None:
+    host_base(
+        name="Host: packages and service accounts", packages=base.packages, accounts=base.accounts
+    )
+    managed_paths(name="Host: folders", wanted=base.directories)

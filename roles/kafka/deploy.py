@@ -1,0 +1,65 @@
+"""The brokers: configured everywhere first, then started and rolled one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyinfra import host, inventory
+
+from roles.common.archive import Archive
+from roles.common.operations import barrier, installed_archive, managed_paths, once
+from roles.kafka import plan
+from roles.kafka.facts import ActiveController, Observed
+from roles.kafka.files import BrokerHost, wanted
+from roles.kafka.operations import Brokers, observe, outdated, restart, start
+
+StoresDue = Callable[[str], bool]
+_CONTROLLER_S = 30
+
+
+def configure(node: BrokerHost, archive: Archive) -> None:
+    """Software, configuration, unit and kafka-cli of one broker; what runs goes on as it is."""
+    installed_archive(name="Kafka: software", archive=archive)
+    managed_paths(
+        name="Kafka: configuration and unit",
+        wanted=wanted(node),
+        after=["systemctl daemon-reload"],
+    )
+
+
+def roll(brokers: Brokers, stores_due: StoresDue) -> None:
+    """Called by every host: starts what is down, then restarts what is outdated, controller last.
+
+    :param stores_due: whether this run writes new stores on the host of that name.
+    """
+    if host.name in brokers:
+        start(name="Kafka: start what is down", brokers=brokers)
+    barrier(name="barrier: Kafka serves", label="Kafka serves")
+    order = once("broker order", lambda: _order(brokers, stores_due))
+    for broker in host.loop(order):  # type: ignore[no-untyped-call]
+        if host.name == broker:
+            restart(
+                name=f"Kafka: restart {broker} if outdated",
+                brokers=brokers,
+                stores_change=stores_due(broker),
+            )
+        barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
+
+
+def _order(brokers: Brokers, stores_due: StoresDue) -> list[str]:
+    seen = {name: observe(name, brokers) for name in sorted(brokers)}
+    names = {brokers[name].settings.broker_id: name for name in brokers}
+    running = [key for key, name in names.items() if seen[name].service.running]
+    controller = _controller(brokers, seen, stores_due)
+    return [names[key] for key in plan.rolling_order(list(names), running, controller)]
+
+
+def _controller(brokers: Brokers, seen: dict[str, Observed], stores_due: StoresDue) -> int | None:
+    """The active controller's id. Asking starts a JVM, so only when a broker will restart."""
+    running = [name for name, item in seen.items() if item.service.running]
+    if not any(outdated(seen[name], brokers[name]) or stores_due(name) for name in running):
+        return None
+    found: int | None = inventory.get_host(running[0]).get_fact(
+        ActiveController, timeout_s=_CONTROLLER_S
+    )
+    return found

@@ -1,0 +1,112 @@
+"""Gives every store of a host the key, certificate and trusted authorities it must have."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+
+from pyinfra import host, inventory
+from pyinfra.api.exceptions import PyinfraError
+
+from roles.common.operations import known, once
+from roles.common.session import options
+from roles.tls import authority, passphrase
+from roles.tls.authority import AuthorityError, Keyring
+from roles.tls.facts import StoresState
+from roles.tls.leaf import LeafError
+from roles.tls.operations import key_and_trust_stores
+from roles.tls.passphrase import Passphrase, PassphraseError
+from roles.tls.plan import Decision, HostCertificates, StoreWanted, decide
+from roles.tls.settings import TlsSettings
+
+
+class CertificateError(PyinfraError):
+    """An authority that cannot be used; the message says what to do."""
+
+
+def wanted_stores(certificates: HostCertificates, now: datetime.datetime) -> dict[str, StoreWanted]:
+    """What each store must hold, from the authorities on this machine; needs no passphrase.
+
+    :raises CertificateError: when an authority is missing, damaged or expired.
+    """
+    settings = certificates.settings
+    try:
+        authorities = authority.load(settings.authority_dir, certificates.cluster)
+        return {
+            base: StoreWanted(
+                spec=spec,
+                issuer=authorities.current(spec.authority, now).certificate,
+                trusted=authorities.trusted(spec.authority, now),
+                store_type=settings.store_type,
+                lifetime=datetime.timedelta(days=settings.leaf_days),
+                renew_fraction=settings.renew_fraction,
+            )
+            for base, spec in certificates.specs.items()
+        }
+    except AuthorityError as error:
+        raise CertificateError(str(error)) from None
+
+
+def _now() -> datetime.datetime:
+    return once("now", lambda: datetime.datetime.now(datetime.UTC))
+
+
+def _decide(name: str, certificates: HostCertificates) -> dict[str, Decision]:
+    seen = known(
+        inventory.get_host(name).get_fact(
+            StoresState,
+            bases=list(certificates.specs),
+            store_type=str(certificates.settings.store_type),
+        ),
+        f"the key stores on {name}",
+    )
+    wanted = wanted_stores(certificates, _now())
+    return {base: decide(seen.stores[base], item, _now()) for base, item in wanted.items()}
+
+
+def decisions(name: str, certificates: HostCertificates) -> dict[str, Decision]:
+    """What will be done for each store of the host of that name; read once in a run."""
+    return once(f"stores of {name}", lambda: _decide(name, certificates))
+
+
+def stores_due(name: str, certificates: HostCertificates) -> bool:
+    """Whether this run writes new stores on the host of that name."""
+    return any(not item.nothing_to_do for item in decisions(name, certificates).values())
+
+
+def distribute_stores(certificates: HostCertificates) -> None:
+    """Writes what is missing, wrong or due.
+
+    An authority's key is opened before anything is changed on any host, and only when a certificate
+    must be issued: a run that changes nothing, and a dry run, need no passphrase.
+    """
+    keyring = once("keyring", lambda: Keyring(_reader(certificates.settings)))
+    wanted = wanted_stores(certificates, _now())
+    if not options().dry:
+        _open_keys(certificates, decisions(host.name, certificates), wanted, keyring)
+    key_and_trust_stores(
+        name="TLS: keys, certificates and truststores",
+        certificates=certificates,
+        wanted=wanted,
+        keyring=keyring,
+        now=_now(),
+    )
+
+
+def _reader(settings: TlsSettings) -> Callable[[], Passphrase]:
+    return lambda: passphrase.read(settings.passphrase_source)
+
+
+def _open_keys(
+    certificates: HostCertificates,
+    due: Mapping[str, Decision],
+    wanted: Mapping[str, StoreWanted],
+    keyring: Keyring,
+) -> None:
+    authorities = authority.load(certificates.settings.authority_dir, certificates.cluster)
+    try:
+        for base, decision in due.items():
+            if decision.issue:
+                keyring.key(authorities.current(wanted[base].spec.authority, _now()))
+    except (AuthorityError, PassphraseError, LeafError) as error:
+        raise CertificateError(f"{error}; nothing was changed on any host") from None

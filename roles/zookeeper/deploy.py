@@ -1,0 +1,42 @@
+"""A ZooKeeper ensemble: configured everywhere first, then started and rolled one by one."""
+
+from __future__ import annotations
+
+from pyinfra import host
+
+from roles.common.archive import Archive
+from roles.common.operations import barrier, installed_archive, managed_paths, once, refuse
+from roles.zookeeper import plan
+from roles.zookeeper.files import ZookeeperHost, wanted
+from roles.zookeeper.operations import Ensemble, observe, restart, start, states_of
+
+
+def configure(node: ZookeeperHost, archive: Archive) -> None:
+    """Software, configuration and unit of one server; what runs goes on as it is."""
+    installed_archive(name="ZooKeeper: software", archive=archive)
+    managed_paths(
+        name="ZooKeeper: configuration and unit",
+        wanted=wanted(node),
+        after=["systemctl daemon-reload"],
+    )
+
+
+def roll(ensemble: Ensemble) -> None:
+    """Called by every host: starts what is down, then restarts what is outdated, leader last."""
+    seen = once("ensemble", lambda: {name: observe(name, ensemble) for name in sorted(ensemble)})
+    states = states_of(seen)
+    waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
+    if isinstance(waves, plan.Refusal):
+        raise refuse(str(waves))
+    # Two waves at most: members that have data, then those that get theirs from them.
+    first = waves[0] if len(waves) > 1 else list(ensemble)
+    if host.name in first:
+        start(name="ZooKeeper: start what is down", ensemble=ensemble)
+    barrier(name="barrier: ZooKeeper serves", label="ZooKeeper serves")
+    if host.name in ensemble and host.name not in first:
+        start(name="ZooKeeper: start the rest", ensemble=ensemble)
+    barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
+    for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
+        if host.name == member:
+            restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
+        barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")

@@ -1,0 +1,88 @@
+"""Starts and rolls the ensemble's servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyinfra import host, inventory
+from pyinfra.api.operation import operation
+
+from roles.common.operations import Commands, known, refuse, showing_changes
+from roles.common.service import start_commands
+from roles.zookeeper import plan
+from roles.zookeeper.facts import Observed, ZookeeperState
+from roles.zookeeper.files import (
+    ZookeeperHost,
+    four_letter_command,
+    ready_command,
+    started_with,
+)
+
+Ensemble = Mapping[str, ZookeeperHost]
+
+
+def observe(member: str, ensemble: Ensemble) -> Observed:
+    """Reads a member's state, whichever host this runs for."""
+    node = ensemble[member]
+    found = inventory.get_host(member).get_fact(
+        ZookeeperState,
+        data_dir=node.layout.data,
+        four_letter=four_letter_command(node, "srvr", "mntr"),
+    )
+    return known(found, f"ZooKeeper's state on {member}")
+
+
+def states_of(seen: Mapping[str, Observed]) -> dict[str, plan.ServerState]:
+    return {
+        name: plan.parse(item.answer) if item.service.running else plan.DOWN
+        for name, item in seen.items()
+    }
+
+
+def _come_up(node: ZookeeperHost, verb: str) -> Commands:
+    return start_commands(
+        "zookeeper",
+        verb,
+        ready_command(node),
+        node.settings.start_timeout_s,
+        f"look at {node.layout.logs} and journalctl -u zookeeper",
+    )
+
+
+@operation()
+def start(ensemble: Ensemble) -> Commands:
+    """
+    Starts this member when it is down, and waits until it serves as part of the quorum.
+
+    + ensemble: all members by host name
+    """
+    seen = observe(host.name, ensemble)
+    if seen.service.running and seen.service.enabled:
+        host.noop("ZooKeeper runs")
+        return
+    if showing_changes():
+        host.log("start ZooKeeper")
+    yield from _come_up(ensemble[host.name], "start")
+
+
+@operation()
+def restart(ensemble: Ensemble) -> Commands:
+    """
+    Restarts this member when it runs with another configuration than the one declared.
+
+    Refuses while the rest of the ensemble could not keep a synced majority.
+
+    + ensemble: all members by host name
+    """
+    node = ensemble[host.name]
+    mine = observe(host.name, ensemble)
+    if not mine.service.running or mine.service.started_with == started_with(node):
+        host.noop("ZooKeeper runs with the declared configuration")
+        return
+    seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
+    refusal = plan.gate(states_of({**seen, host.name: mine}), host.name)
+    if refusal is not None:
+        raise refuse(str(refusal))
+    if showing_changes():
+        host.log("restart ZooKeeper: its configuration changed")
+    yield from _come_up(node, "restart")

@@ -1,0 +1,146 @@
+"""What each role is told of a host: the declared cluster, put into the roles' own words.
+
+This is the only place where one role's facts become another's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from roles.common import archive
+from roles.common.archive import Archive, ArchiveError
+from roles.common.deploy import HostBase
+from roles.common.settings import SettingsError
+from roles.kafka import files as kafka_files
+from roles.kafka.files import BrokerHost
+from roles.tls import leaf, stores
+from roles.tls.deploy import stores_due
+from roles.tls.plan import HostCertificates
+from roles.zookeeper import files as zookeeper_files
+from roles.zookeeper.files import ZookeeperHost
+from strongbox.cluster import Cluster, Node
+
+
+@dataclass(frozen=True)
+class HostSite:
+    """Everything `deploys/site.py` hands to the roles for one host."""
+
+    base: HostBase
+    certificates: HostCertificates
+    archive: Archive
+    zookeeper: ZookeeperHost | None
+    broker: BrokerHost | None
+    ensemble: Mapping[str, ZookeeperHost]
+    brokers: Mapping[str, BrokerHost]
+    stores_due: Callable[[str], bool]
+
+
+def site(cluster: Cluster, name: str) -> HostSite:
+    """
+    :raises SettingsError: when an archive or its digest cannot be found.
+    """
+    node = cluster.nodes[name]
+    ensemble = {item: _zookeeper(cluster, cluster.nodes[item]) for item in cluster.zookeepers}
+    brokers = {item: _broker(cluster, cluster.nodes[item]) for item in cluster.brokers}
+    return HostSite(
+        base=_base(node),
+        certificates=_certificates(cluster, node),
+        archive=_archive(node),
+        zookeeper=ensemble.get(name),
+        broker=brokers.get(name),
+        ensemble=ensemble,
+        brokers=brokers,
+        stores_due=partial(_stores_due, cluster),
+    )
+
+
+def _stores_due(cluster: Cluster, name: str) -> bool:
+    return stores_due(name, _certificates(cluster, cluster.nodes[name]))
+
+
+def _archive(node: Node) -> Archive:
+    role = node.zookeeper or node.kafka
+    if role is None:
+        raise SettingsError(f"{node.name}: has no role")
+    try:
+        return archive.resolve(role.archive, role.archive_sha512)
+    except ArchiveError as error:
+        raise SettingsError(f"{node.name}: {error}") from None
+
+
+def _base(node: Node) -> HostBase:
+    role = zookeeper_files if node.zookeeper else kafka_files
+    return HostBase(
+        packages=node.common.packages,
+        accounts=(role.USER,),
+        directories=role.directories(node.common.base_dir),
+    )
+
+
+def _paths(node: Node, folder: str, store: str) -> stores.StorePaths:
+    return stores.paths(f"{folder}/{store}", node.tls.store_type)
+
+
+def _zookeeper(cluster: Cluster, node: Node) -> ZookeeperHost:
+    assert node.zookeeper is not None
+    layout = zookeeper_files.Layout(node.common.base_dir)
+    return ZookeeperHost(
+        settings=node.zookeeper,
+        common=node.common,
+        members={
+            item.zookeeper.id: item.common.hostname
+            for item in cluster.zookeepers.values()
+            if item.zookeeper
+        },
+        store=_paths(node, layout.tls, zookeeper_files.STORE),
+        software=_archive(node).directory,
+    )
+
+
+def _broker(cluster: Cluster, node: Node) -> BrokerHost:
+    assert node.kafka is not None
+    tls = kafka_files.Layout(node.common.base_dir).tls
+    return BrokerHost(
+        settings=node.kafka,
+        common=node.common,
+        zookeepers=[
+            f"{item.common.hostname}:{item.zookeeper.client_port}"
+            for item in cluster.zookeepers.values()
+            if item.zookeeper
+        ],
+        brokers=[
+            f"{item.common.hostname}:{item.kafka.internal_port}"
+            for item in cluster.brokers.values()
+            if item.kafka
+        ],
+        stores=kafka_files.Stores(
+            internal=_paths(node, tls, "internal"),
+            client=_paths(node, tls, "client"),
+            zookeeper=_paths(node, tls, "zookeeper"),
+        ),
+        software=_archive(node).directory,
+    )
+
+
+def _certificates(cluster: Cluster, node: Node) -> HostCertificates:
+    common, key_type = node.common, node.tls.key_type
+    name, addresses = common.hostname, common.addresses
+    if node.zookeeper:
+        tls = zookeeper_files.Layout(common.base_dir).tls
+        specs = {
+            f"{tls}/{zookeeper_files.STORE}": leaf.zookeeper_server(
+                cluster.name, name, addresses, key_type
+            )
+        }
+        return HostCertificates(cluster.name, node.tls, zookeeper_files.USER, specs)
+    tls = kafka_files.Layout(common.base_dir).tls
+    specs = {
+        f"{tls}/internal": leaf.broker_internal(cluster.name, name, addresses, key_type),
+        f"{tls}/client": leaf.broker_client_listener(
+            cluster.name, name, addresses, node.tls.extra_names, key_type
+        ),
+        f"{tls}/zookeeper": leaf.broker_zookeeper_client(cluster.name, key_type),
+    }
+    return HostCertificates(cluster.name, node.tls, kafka_files.USER, specs)
