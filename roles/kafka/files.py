@@ -209,13 +209,10 @@ def _handshake(host: BrokerHost, store: Store, port: int, own: str = "") -> str:
 
 
 def _restart_stores(host: BrokerHost) -> list[str]:
-    stores = [host.stores.internal, host.stores.client]
-    # The connection to ZooKeeper reads its stores anew each time it is made, but not the password.
-    if host.stores.zookeeper.password:
-        stores.append(host.stores.zookeeper)
+    # Not the one for ZooKeeper: that connection reads its stores anew each time it is made.
     return [
         path
-        for store in stores
+        for store in (host.stores.internal, host.stores.client)
         for path in (store.keystore, store.truststore, store.password)
         if path
     ]
@@ -329,17 +326,26 @@ def _zookeeper_connect(host: BrokerHost) -> str:
 def _zookeeper_client(host: BrokerHost) -> dict[str, str]:
     """ZooKeeper's own properties for tools; Kafka's file for it would hold a password."""
     store = host.stores.zookeeper
-    properties = {
+    return {
         "client.secure": "true",
         "clientCnxnSocket": "org.apache.zookeeper.ClientCnxnSocketNetty",
         "ssl.protocol": "TLSv1.3",
+        "ssl.keyStore.type": _store_type(store),
+        "ssl.keyStore.location": store.keystore,
+        "ssl.trustStore.type": _store_type(store),
+        "ssl.trustStore.location": store.truststore,
+        **_zookeeper_passwords(host),
     }
-    for kind, path in (("keyStore", store.keystore), ("trustStore", store.truststore)):
-        properties[f"ssl.{kind}.type"] = _store_type(store)
-        properties[f"ssl.{kind}.location"] = path
-        if store.password:
-            properties[f"ssl.{kind}.passwordPath"] = store.password
-    return properties
+
+
+def _zookeeper_passwords(host: BrokerHost) -> dict[str, str]:
+    """Paths from which ZooKeeper's client reads passwords each time it connects.
+
+    Kafka's own setting for it is read once, so a new store with a new password would cut every
+    broker off at its next reconnection.
+    """
+    path = host.stores.zookeeper.password
+    return {f"ssl.{kind}.passwordPath": path for kind in ("keyStore", "trustStore") if path}
 
 
 def _store_type(store: Store) -> str:
@@ -403,6 +409,7 @@ def _render(template: str, host: BrokerHost, **more: Any) -> bytes:
         bootstrap=_bootstrap(host),
         zookeeper_connect=_zookeeper_connect(host),
         zookeeper_client=_zookeeper_client(host),
+        zookeeper_passwords=_zookeeper_passwords(host),
         providers=_PROVIDER,
         stop_timeout_s=300,
         software=host.software,

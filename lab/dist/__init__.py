@@ -1,0 +1,1 @@
+"""Kafka's archive, assembled from Maven Central: ``python -m lab.dist``."""
