@@ -106,13 +106,64 @@ class BrokerHost:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool of `kafka-cli`: its Java class and the arguments put before and after the user's."""
+    """A tool of `kafka-cli`: its Java class, and the options that name servers and settings.
+
+    ``servers`` is left out when the user names servers, ``config`` when the user names a file with
+    settings; ``after`` is for a tool that wants both behind its own arguments.
+    """
 
     name: str
     summary: str
     main: str
-    before: str = ""
-    after: str = ""
+    servers: str = ""
+    config: str = ""
+    after: bool = False
+
+
+def _kafka_tools() -> list[Tool]:
+    servers, command, kafka = "--bootstrap-server", "--command-config", "org.apache.kafka.tools"
+    return [
+        Tool("topics", "create, describe, alter and delete topics",
+             f"{kafka}.TopicCommand", servers, command),
+        Tool("configs", "settings of topics, brokers, users and clients at run time",
+             "kafka.admin.ConfigCommand", servers, command),
+        Tool("acls", "who may do what", "kafka.admin.AclCommand", servers, command),
+        Tool("consumer-groups", "list groups, show their lag, reset offsets",
+             f"{kafka}.consumer.group.ConsumerGroupCommand", servers, command),
+        Tool("console-producer", "send lines of standard input to a topic",
+             "kafka.tools.ConsoleProducer", servers, "--producer.config"),
+        Tool("console-consumer", "print a topic's records",
+             f"{kafka}.consumer.ConsoleConsumer", servers, "--consumer.config"),
+        Tool("get-offsets", "first and last offsets of partitions",
+             f"{kafka}.GetOffsetShell", servers, command),
+        Tool("delete-records", "delete records up to an offset",
+             f"{kafka}.DeleteRecordsCommand", servers, command),
+        Tool("reassign-partitions", "move replicas between brokers, change replication factors",
+             f"{kafka}.reassign.ReassignPartitionsCommand", servers, command),
+        Tool("leader-election", "make the preferred replicas leaders again",
+             f"{kafka}.LeaderElectionCommand", servers, "--admin.config"),
+        Tool("log-dirs", "size of each replica on each broker",
+             f"{kafka}.LogDirsCommand", servers, command),
+        Tool("transactions", "list, describe and abort transactions",
+             f"{kafka}.TransactionsCommand", servers, command),
+        Tool("broker-api-versions", "which brokers answer, and what they understand",
+             "kafka.admin.BrokerApiVersionsCommand", servers, command),
+        Tool("cluster", "the cluster's id: kafka-cli cluster cluster-id",
+             f"{kafka}.ClusterTool", servers, "--config", after=True),
+        Tool("producer-perf-test", "load of one producer",
+             f"{kafka}.ProducerPerformance", config="--producer.config"),
+        Tool("consumer-perf-test", "load of one consumer",
+             f"{kafka}.ConsumerPerformance", servers, "--consumer.config"),
+        Tool("dump-log", "look into segment files of this broker",
+             "kafka.tools.DumpLogSegments"),
+        Tool("zookeeper-shell", "look into ZooKeeper, in the brokers' folder",
+             "org.apache.zookeeper.ZooKeeperMain", "-server"),
+        Tool("zookeeper-security-migration", "set ACLs on all of Kafka's nodes in ZooKeeper",
+             "kafka.admin.ZkSecurityMigrator", "--zookeeper.connect"),
+    ]  # fmt: skip
+
+
+TOOLS = _kafka_tools()
 
 
 @dataclass(frozen=True)
@@ -262,55 +313,8 @@ def _tools(host: BrokerHost) -> list[ManagedFile]:
             ManagedFile(f"{config}/{name}", _render(f"{name}.j2", host), "root", USER)
             for name in ("cli-log4j.properties", "cli.properties")
         ),
-        ManagedFile(CLI, _render("kafka-cli.j2", host, tools=tools(host)), "root", "root", "755"),
+        ManagedFile(CLI, _render("kafka-cli.j2", host, tools=TOOLS), "root", "root", "755"),
     ]
-
-
-def tools(host: BrokerHost) -> list[Tool]:
-    """The tools that `kafka-cli` runs."""
-    servers = f"--bootstrap-server {','.join(_bootstrap(host))}"
-    file = f"{host.layout.config}/cli.properties"
-    command, kafka = f"{servers} --command-config {file}", "org.apache.kafka.tools"
-    zookeeper = _zookeeper_connect(host)
-    return [
-        Tool("topics", "create, describe, alter and delete topics",
-             f"{kafka}.TopicCommand", command),
-        Tool("configs", "settings of topics, brokers, users and clients at run time",
-             "kafka.admin.ConfigCommand", command),
-        Tool("acls", "who may do what", "kafka.admin.AclCommand", command),
-        Tool("consumer-groups", "list groups, show their lag, reset offsets",
-             f"{kafka}.consumer.group.ConsumerGroupCommand", command),
-        Tool("console-producer", "send lines of standard input to a topic",
-             "kafka.tools.ConsoleProducer", f"{servers} --producer.config {file}"),
-        Tool("console-consumer", "print a topic's records",
-             f"{kafka}.consumer.ConsoleConsumer", f"{servers} --consumer.config {file}"),
-        Tool("get-offsets", "first and last offsets of partitions",
-             f"{kafka}.GetOffsetShell", command),
-        Tool("delete-records", "delete records up to an offset",
-             f"{kafka}.DeleteRecordsCommand", command),
-        Tool("reassign-partitions", "move replicas between brokers, change replication factors",
-             f"{kafka}.reassign.ReassignPartitionsCommand", command),
-        Tool("leader-election", "make the preferred replicas leaders again",
-             f"{kafka}.LeaderElectionCommand", f"{servers} --admin.config {file}"),
-        Tool("log-dirs", "size of each replica on each broker",
-             f"{kafka}.LogDirsCommand", command),
-        Tool("transactions", "list, describe and abort transactions",
-             f"{kafka}.TransactionsCommand", command),
-        Tool("broker-api-versions", "which brokers answer, and what they understand",
-             "kafka.admin.BrokerApiVersionsCommand", command),
-        Tool("cluster", "the cluster's id: kafka-cli cluster cluster-id",
-             f"{kafka}.ClusterTool", after=f"{servers} --config {file}"),
-        Tool("producer-perf-test", "load of one producer",
-             f"{kafka}.ProducerPerformance", f"--producer.config {file}"),
-        Tool("consumer-perf-test", "load of one consumer",
-             f"{kafka}.ConsumerPerformance", f"{servers} --consumer.config {file}"),
-        Tool("dump-log", "look into segment files of this broker",
-             "kafka.tools.DumpLogSegments"),
-        Tool("zookeeper-shell", "look into ZooKeeper, in the brokers' folder",
-             "org.apache.zookeeper.ZooKeeperMain", f"-server {zookeeper}"),
-        Tool("zookeeper-security-migration", "set ACLs on all of Kafka's nodes in ZooKeeper",
-             "kafka.admin.ZkSecurityMigrator", f"--zookeeper.connect {zookeeper}"),
-    ]  # fmt: skip
 
 
 def _bootstrap(host: BrokerHost) -> list[str]:
