@@ -1,12 +1,15 @@
 """Settings of the embedded lab (inventories/lab.py)."""
 
+import os as _os
+
 from lab import state as _state
 
 _lab = _state.current()
 
 common_cluster = "lab"
 tls_authority_dir = str(_lab.authority_dir)
-tls_passphrase_file = str(_lab.passphrase)
+if "STRONGBOX_CA_PASSPHRASE" not in _os.environ:
+    tls_passphrase_file = str(_lab.passphrase)
 zookeeper_archive = str(_state.PROJECT / ".lab" / "dist" / "kafka_2.13-3.9.2.tgz")
 kafka_archive = zookeeper_archive
 zookeeper_heap = "128m"

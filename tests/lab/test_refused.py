@@ -25,7 +25,7 @@ PROTOCOLS = {2182: "zookeeper", 2888: "quorum", 3888: "quorum", 9093: "kafka", 9
 
 @pytest.fixture(scope="module")
 def identities(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One PEM file with key and certificate for each kind of peer, made by the lab's authorities."""
+    """A PEM file with key and certificate for each kind of peer, from the lab's authorities."""
     folder = tmp_path_factory.mktemp("identities")
     authorities = authority.load(cluster.lab.authority_dir, "lab")
     source = PassphraseSource(file=str(cluster.lab.passphrase))
