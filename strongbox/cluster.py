@@ -9,14 +9,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from roles.kafka.settings import KafkaSettings
-from roles.tls.settings import TlsSettings
-from roles.zookeeper.settings import ZookeeperSettings
-
 from roles.common.host_settings import CommonSettings
 from roles.common.settings import RoleSettings, SettingsError, unknown_keys
 from roles.kafka import settings as kafka_settings
+from roles.kafka.settings import KafkaSettings
+from roles.tls.settings import TlsSettings
 from roles.zookeeper import settings as zookeeper_settings
+from roles.zookeeper.settings import ZookeeperSettings
 
 ZOOKEEPERS = "zookeepers"
 BROKERS = "brokers"

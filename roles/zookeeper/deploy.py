@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pyinfra import host
+from pyinfra.api.exceptions import OperationError
 
 from roles.common.archive import Archive
-from roles.common.operations import barrier, installed_archive, managed_paths, once, refuse
+from roles.common.operations import barrier, installed_archive, managed_paths, once
 from roles.zookeeper import plan
 from roles.zookeeper.files import ZookeeperHost, wanted
-from roles.zookeeper.operations import Ensemble, observe, restart, start, states_of
+from roles.zookeeper.operations import Ensemble, StoresDue, observe, restart, start, states_of
 
 
 def configure(node: ZookeeperHost, archive: Archive) -> None:
@@ -21,13 +22,16 @@ def configure(node: ZookeeperHost, archive: Archive) -> None:
     )
 
 
-def roll(ensemble: Ensemble) -> None:
-    """Called by every host: starts what is down, then restarts what is outdated, leader last."""
+def roll(ensemble: Ensemble, stores_due: StoresDue) -> None:
+    """Called by every host: starts what is down, then restarts what is outdated, leader last.
+
+    :param stores_due: whether this run writes a new store on the host of that name.
+    """
     seen = once("ensemble", lambda: {name: observe(name, ensemble) for name in sorted(ensemble)})
     states = states_of(seen)
     waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
     if isinstance(waves, plan.Refusal):
-        raise refuse(str(waves))
+        raise OperationError(str(waves))
     # Two waves at most: members that have data, then those that get theirs from them.
     first = waves[0] if len(waves) > 1 else list(ensemble)
     if host.name in first:
@@ -38,5 +42,9 @@ def roll(ensemble: Ensemble) -> None:
     barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
     for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
         if host.name == member:
-            restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
+            restart(
+                name=f"ZooKeeper: restart {member} if outdated",
+                ensemble=ensemble,
+                stores_due=stores_due,
+            )
         barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from pyinfra import host, inventory
+from pyinfra import host, inventory, state
+from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, refuse, showing_changes
+from roles.common.operations import Commands, known, showing_changes
 from roles.common.service import start_commands
 from roles.zookeeper import plan
 from roles.zookeeper.facts import Observed, ZookeeperState
@@ -19,6 +20,7 @@ from roles.zookeeper.files import (
 )
 
 Ensemble = Mapping[str, ZookeeperHost]
+StoresDue = Callable[[str], bool]
 
 
 def observe(member: str, ensemble: Ensemble) -> Observed:
@@ -66,13 +68,14 @@ def start(ensemble: Ensemble) -> Commands:
 
 
 @operation()
-def restart(ensemble: Ensemble) -> Commands:
+def restart(ensemble: Ensemble, stores_due: StoresDue) -> Commands:
     """
     Restarts this member when it runs with another configuration than the one declared.
 
     Refuses while the rest of the ensemble could not keep a synced majority.
 
     + ensemble: all members by host name
+    + stores_due: whether this run writes a new store on the host of that name
     """
     node = ensemble[host.name]
     mine = observe(host.name, ensemble)
@@ -81,8 +84,11 @@ def restart(ensemble: Ensemble) -> Commands:
         return
     seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
     refusal = plan.gate(states_of({**seen, host.name: mine}), host.name)
-    if refusal is not None:
-        raise refuse(str(refusal))
+    # A member whose store is missing cannot be asked, as it is asked with that store. While the run
+    # is only planned that says nothing: it gets its store before the restart, and is asked again.
+    unasked = not state.is_executing and any(stores_due(name) for name in ensemble)
+    if refusal is not None and not unasked:
+        raise OperationError(str(refusal))
     if showing_changes():
         host.log("restart ZooKeeper: its configuration changed")
     yield from _come_up(node, "restart")

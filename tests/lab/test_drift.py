@@ -73,7 +73,7 @@ def test_the_dry_run_tells_what_the_real_run_does(cluster: Cluster) -> None:
     """Files of each kind on several hosts altered, and two settings that restart services."""
     settings = ["--data", "zookeeper_snap_retain_count=4", "--data", "kafka_heap=400m"]
     cluster.ssh("kafka1", "chmod 600 /etc/strongbox/kafka/server.properties")
-    cluster.ssh("zk1", "rm /srv/strongbox/zookeeper/tls/server.pem")
+    cluster.ssh("zk1", "rm -f /srv/strongbox/zookeeper/tls/server.pem")
     before, pids = snapshot(cluster), cluster.pids()
     dry = cluster.pyinfra("--dry", "--json", *settings)
     assert dry.returncode == 0, dry.stderr[-3000:]
@@ -99,7 +99,7 @@ def test_the_diff_shows_configuration_and_certificates_but_no_secret(cluster: Cl
     cluster.ssh(
         "kafka1", f"echo 'ssl.key.password={canary}' >>/etc/strongbox/kafka/server.properties"
     )
-    cluster.ssh("zk1", "rm /srv/strongbox/zookeeper/tls/server.pem")
+    cluster.ssh("zk1", "rm -f /srv/strongbox/zookeeper/tls/server.pem")
     result = cluster.pyinfra("--dry", "--diff", "-vvv")
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-3000:]

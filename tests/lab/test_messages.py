@@ -38,6 +38,7 @@ def test_the_wire_shows_no_message(cluster: Cluster, tmp_path: Path) -> None:
     """Every packet on every link of the lab, while a canary is produced, replicated and consumed,
     and while ZooKeeper serves another. A datagram sent in clear is the capture's own control."""
     canary, node, control = (f"CANARY-{uuid.uuid4().hex}" for _ in range(3))
+    topic = f"wire-{uuid.uuid4().hex[:8]}"
     capture = tmp_path / "all.pcap"
     words = [*inside(cluster.lab), "tcpdump", "-i", "any", "-U", "-s", "0", "-w", str(capture)]
     tcpdump = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
@@ -45,18 +46,18 @@ def test_the_wire_shows_no_message(cluster: Cluster, tmp_path: Path) -> None:
         assert tcpdump.stderr is not None
         while "listening on" not in tcpdump.stderr.readline():
             assert tcpdump.poll() is None, "tcpdump did not start"
-        cluster.kafka("topics", "--create", "--if-not-exists", "--topic", "wire", "--partitions",
+        cluster.kafka("topics", "--create", "--if-not-exists", "--topic", topic, "--partitions",
                       "1", "--replication-factor", "3")  # fmt: skip
-        cluster.ssh("kafka1", f"echo {canary} | kafka-cli console-producer --topic wire")
-        seen = cluster.kafka("console-consumer", "--topic", "wire", "--from-beginning",
+        cluster.ssh("kafka1", f"echo {canary} | kafka-cli console-producer --topic {topic}")
+        seen = cluster.kafka("console-consumer", "--topic", topic, "--from-beginning",
                              "--max-messages", "1", "--timeout-ms", "30000",
                              host="kafka2")  # fmt: skip
         assert canary in seen
         created = cluster.ssh(
             "kafka3",
-            f"echo 'create /kafka/{node} {node}' | kafka-cli zookeeper-shell 2>&1; "
-            f"echo 'get /kafka/{node}' | kafka-cli zookeeper-shell 2>&1; "
-            f"echo 'delete /kafka/{node}' | kafka-cli zookeeper-shell 2>&1",
+            f"echo 'create /{node} {node}' | kafka-cli zookeeper-shell 2>&1; "
+            f"echo 'get /{node}' | kafka-cli zookeeper-shell 2>&1; "
+            f"echo 'delete /{node}' | kafka-cli zookeeper-shell 2>&1",
         )
         assert node in created
         sender = (

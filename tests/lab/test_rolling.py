@@ -18,7 +18,7 @@ def restarted(results: dict[str, list[str]]) -> list[str]:
 
 
 def active_controller(cluster: Cluster) -> str:
-    answer = cluster.ssh("kafka1", "echo 'get /kafka/controller' | kafka-cli zookeeper-shell 2>&1")
+    answer = cluster.ssh("kafka1", "echo 'get /controller' | kafka-cli zookeeper-shell 2>&1")
     line = next(line for line in answer.splitlines() if '"brokerid"' in line)
     return f"kafka{json.loads(line[line.index('{') :])['brokerid']}"
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import shlex
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roles.common.host_settings import CommonSettings
-from roles.common.plan import ManagedDirectory, ManagedFile
+from roles.common.plan import ManagedFile
 from roles.kafka import files
 from roles.kafka.files import BrokerHost, Layout, Stores, started_with, wanted
 from roles.kafka.settings import KafkaSettings
 from roles.tls.stores import StoreType, paths
+from tests.unit.test_zookeeper_files import install, record, run_below
 
 COMMON = CommonSettings(cluster="payments", hostname="kafka1.example.test")
 
@@ -272,37 +274,8 @@ def test_folders_come_before_what_is_in_them_and_the_unit_last() -> None:
     assert items[-1].path == files.UNIT
 
 
-def below(root: Path, script: str) -> str:
-    """The script with each list of files that it hashes looked up below *root* instead."""
-    return re.sub(
-        r"sha256sum ((?:/[^\s;]+ ?)+)",
-        lambda found: (
-            f"(cd {root} && sha256sum {re.sub('(^| )/', r'\\1./', found[1].strip())}"
-            " | sed 's: \\./: /:') "
-        ),
-        script,
-    ).replace("/run/", f"{root}/run/")
-
-
-def record(root: Path) -> dict[str, str]:
-    """What the unit's ExecStartPre writes on a host whose files lie below *root*."""
-    unit = (root / files.UNIT.lstrip("/")).read_text()
-    (line,) = re.findall(r"^ExecStartPre=(.*)$", unit, re.MULTILINE)
-    words = [word.replace("$$", "$") for word in shlex.split(line)]
-    subprocess.run([*words[:-1], below(root, words[-1])], check=True)
-    lines = (root / "run/strongbox-kafka/started-with").read_text().splitlines()
-    return dict(text.split(" ", 1) for text in lines)  # type: ignore[misc]
-
-
-def install(of: BrokerHost, root: Path) -> None:
-    for folder in ("etc/systemd/system", "usr/local/bin", "run/strongbox-kafka"):
-        (root / folder).mkdir(parents=True)
-    for item in wanted(of):
-        target = root / item.path.lstrip("/")
-        if isinstance(item, ManagedDirectory):
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.write_bytes(item.content)
+def install_with_stores(of: BrokerHost, root: Path) -> None:
+    install(wanted(of), root)
     for store in (of.stores.internal, of.stores.client, of.stores.zookeeper):
         for path in filter(None, (store.keystore, store.truststore, store.password)):
             (root / path.lstrip("/")).write_text(f"content of {path}")
@@ -311,23 +284,19 @@ def install(of: BrokerHost, root: Path) -> None:
 @pytest.mark.parametrize("of", [PEM, PKCS12])
 def test_what_a_start_records_is_what_the_controller_expects(of: Stores, tmp_path: Path) -> None:
     broker = host(of)
-    install(broker, tmp_path)
-    seen = record(tmp_path)
+    install_with_stores(broker, tmp_path)
+    seen = record(tmp_path, "kafka")
     assert {**started_with(broker), "stores": seen["stores"]} == seen
 
     def now() -> str:
-        command = below(tmp_path, files.stores_digest_command(broker))
-        return subprocess.run(
-            ["sh", "-c", command], check=True, capture_output=True, text=True
-        ).stdout.strip()
+        return run_below(tmp_path, files.stores_digest_command(broker)).strip()
 
     assert now() == seen["stores"]
     tls = tmp_path / "srv/strongbox/kafka/tls"
-    listing = subprocess.run(
-        ["sha256sum", *(f"./{path.name}" for path in tls.iterdir())],
-        cwd=tls, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    digests = {f"/srv/strongbox/kafka/tls/{line[68:]}": line[:64] for line in listing.splitlines()}
+    digests = {
+        f"/srv/strongbox/kafka/tls/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in tls.iterdir()
+    }
     assert files.stores_digest(broker, digests) == seen["stores"]
     for path in tls.iterdir():
         if path.name.startswith("zookeeper"):
@@ -339,10 +308,10 @@ def test_what_a_start_records_is_what_the_controller_expects(of: Stores, tmp_pat
 
 def test_a_start_with_files_that_were_altered_by_hand_is_noticed(tmp_path: Path) -> None:
     """Even when the next run has put the files right again: the process still has the others."""
-    install(host(), tmp_path)
+    install_with_stores(host(), tmp_path)
     config = tmp_path / "etc/strongbox/kafka/server.properties"
     config.write_text(config.read_text() + "auto.create.topics.enable=true\n")
-    assert record(tmp_path)["config"] != started_with(host())["config"]
+    assert record(tmp_path, "kafka")["config"] != started_with(host())["config"]
 
 
 def test_what_needs_a_restart_changes_the_record() -> None:

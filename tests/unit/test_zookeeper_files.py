@@ -1,6 +1,7 @@
 import re
 import shlex
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,48 +180,59 @@ def test_folders_come_before_what_is_in_them_and_the_unit_last() -> None:
     assert items[-1].path == files.UNIT
 
 
-def recorded(of: ZookeeperHost, root: Path) -> dict[str, str]:
-    """What the unit's ExecStartPre writes on a host whose files lie below *root*."""
-    for item in wanted(of):
+def run_below(root: Path, script: str) -> str:
+    """Runs shell that hashes files and writes to /run, on a host whose files lie below *root*."""
+    tools = root / "tools"
+    tools.mkdir(exist_ok=True)
+    fake = tools / "sha256sum"
+    # The same output as on the host, whose paths are absolute.
+    fake.write_text(
+        "#!/bin/sh\n[ $# -gt 0 ] || exec /usr/bin/sha256sum\n"
+        f'for path; do printf "%s  %s\\n" "$(/usr/bin/sha256sum <{root}$path | cut -c1-64)" $path; '
+        "done\n"
+    )
+    fake.chmod(0o755)
+    return subprocess.run(
+        ["sh", "-c", script.replace("/run/", f"{root}/run/")],
+        env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+def install(items: Iterable[ManagedDirectory | ManagedFile], root: Path) -> None:
+    for item in items:
         target = root / item.path.lstrip("/")
-        if isinstance(item, ManagedFile):
-            target.write_bytes(item.content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(item, ManagedDirectory):
+            target.mkdir(exist_ok=True)
         else:
-            target.mkdir(parents=True, exist_ok=True)
-        (root / "etc/systemd/system").mkdir(parents=True, exist_ok=True)
-    (root / "run/strongbox-zookeeper").mkdir(parents=True, exist_ok=True)
-    return record(root)
+            target.write_bytes(item.content)
 
 
-def record(root: Path) -> dict[str, str]:
-    unit = (root / files.UNIT.lstrip("/")).read_text()
+def record(root: Path, role: str) -> dict[str, str]:
+    """What the unit's ExecStartPre writes on a host whose files lie below *root*."""
+    unit = (root / f"etc/systemd/system/{role}.service").read_text()
     (line,) = re.findall(r"^ExecStartPre=(.*)$", unit, re.MULTILINE)
-    shell, option, script = shlex.split(line)
-    # The digests are over absolute paths, so the folder in front of them is taken off again.
-    script = re.sub(
-        r"sha256sum (/[^;]*);",
-        lambda found: (
-            f"(cd {root} && sha256sum {found[1].replace(' /', ' ./').replace('/', './', 1)})"
-            " | sed 's: \\./: /:';"
-        ),
-        script,
-    ).replace("/run/", f"{root}/run/")
-    subprocess.run([shell, option, script], check=True)
-    lines = (root / "run/strongbox-zookeeper/started-with").read_text().splitlines()
+    shell, option, script = (word.replace("$$", "$") for word in shlex.split(line))
+    assert (shell, option) == ("/bin/sh", "-c")
+    folder = root / f"run/strongbox-{role}"
+    folder.mkdir(parents=True, exist_ok=True)
+    run_below(root, script)
+    lines = (folder / "started-with").read_text().splitlines()
     return dict(text.split(" ", 1) for text in lines)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("store", [PEM, PKCS12])
 def test_what_a_start_records_is_what_the_controller_expects(store: Any, tmp_path: Path) -> None:
-    assert recorded(host(store), tmp_path) == started_with(host(store))
+    install(wanted(host(store)), tmp_path)
+    assert record(tmp_path, "zookeeper") == started_with(host(store))
 
 
 def test_a_start_with_files_that_were_altered_by_hand_is_noticed(tmp_path: Path) -> None:
     """Even when the next run has put the files right again: the process still has the others."""
-    recorded(host(), tmp_path)
+    install(wanted(host()), tmp_path)
     config = tmp_path / "etc/strongbox/zookeeper/zoo.cfg"
     config.write_text(config.read_text() + "clientPort=2181\n")
-    assert record(tmp_path) != started_with(host())
+    assert record(tmp_path, "zookeeper") != started_with(host())
 
 
 def test_what_needs_a_restart_changes_the_record() -> None:
