@@ -26,7 +26,7 @@ barrier(name="barrier: certificates are in place", label="certificates are in pl
 if here.zookeeper:
     zookeeper.configure(here.zookeeper, here.archive)
 barrier(name="barrier: ZooKeeper is configured", label="ZooKeeper is configured")
-zookeeper.roll(here.ensemble, here.stores_due)
+zookeeper.roll(here.ensemble)
 
 if here.broker:
     kafka.configure(here.broker, here.archive)

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import click
+import gevent
 import pyinfra_cli.cli as pyinfra_cli
 from pyinfra.api.exceptions import PyinfraError
 
@@ -30,6 +31,10 @@ class PreflightError(PyinfraError):
 def install() -> None:
     """Checks settings and options before connecting, and makes Ctrl-C exit with 130, not 0."""
     signal.signal(signal.SIGINT, _interrupted)
+    # pyinfra prints the message of its own errors; gevent would print a traceback before that.
+    hub = gevent.get_hub()
+    if PyinfraError not in hub.NOT_ERROR:
+        hub.NOT_ERROR = (*hub.NOT_ERROR, PyinfraError)
     if getattr(pyinfra_cli.connect_all, "strongbox", False):
         return
     connect_all = pyinfra_cli.connect_all

@@ -9,9 +9,9 @@ from pyinfra import host, inventory
 from roles.common.archive import Archive
 from roles.common.operations import barrier, installed_archive, managed_paths, once
 from roles.kafka import plan
-from roles.kafka.facts import ActiveController, Observed
+from roles.kafka.facts import ActiveController
 from roles.kafka.files import BrokerHost, wanted
-from roles.kafka.operations import Brokers, observe, outdated, restart, start
+from roles.kafka.operations import Brokers, observe, outdated, planned_refusals, restart, start
 
 StoresDue = Callable[[str], bool]
 _CONTROLLER_S = 30
@@ -49,17 +49,21 @@ def roll(brokers: Brokers, stores_due: StoresDue) -> None:
 def _order(brokers: Brokers, stores_due: StoresDue) -> list[str]:
     seen = {name: observe(name, brokers) for name in sorted(brokers)}
     names = {brokers[name].settings.broker_id: name for name in brokers}
-    running = [key for key, name in names.items() if seen[name].service.running]
-    controller = _controller(brokers, seen, stores_due)
-    return [names[key] for key in plan.rolling_order(list(names), running, controller)]
-
-
-def _controller(brokers: Brokers, seen: dict[str, Observed], stores_due: StoresDue) -> int | None:
-    """The active controller's id. Asking starts a JVM, so only when a broker will restart."""
     running = [name for name, item in seen.items() if item.service.running]
-    if not any(outdated(seen[name], brokers[name]) or stores_due(name) for name in running):
-        return None
-    found: int | None = inventory.get_host(running[0]).get_fact(
+    stale = [name for name in running if outdated(seen[name], brokers[name]) or stores_due(name)]
+    # What follows starts a JVM on a broker, so only when one will restart.
+    controller = _controller(running[0]) if stale else None
+    if stale:
+        planned_refusals(stale, running[0], brokers)
+    order = plan.rolling_order(
+        list(names), [brokers[name].settings.broker_id for name in running], controller
+    )
+    return [names[key] for key in order]
+
+
+def _controller(asked: str) -> int | None:
+    """The active controller's id, None when there is none now."""
+    found: int | None = inventory.get_host(asked).get_fact(
         ActiveController, timeout_s=_CONTROLLER_S
     )
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyinfra import host, inventory, state
+from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, refuse, showing_changes
+from roles.common.operations import Commands, known, showing_changes
 from roles.common.service import start_commands
 from roles.kafka import plan
 from roles.kafka.facts import KafkaState, Observed, TopicDescriptions
@@ -103,22 +104,42 @@ def restart(brokers: Brokers, stores_change: bool) -> Commands:
     if not seen.service.running or not reason:
         host.noop("Kafka runs with the declared configuration")
         return
-    _gate(node)
+    # While the run is only planned, `planned_refusals` has spoken: other brokers may be started
+    # before this one's turn comes.
+    if state.is_executing:
+        _gate(host.name, brokers)
     if showing_changes():
         host.log(f"restart Kafka: {reason}")
     yield from _come_up(node, "restart")
 
 
-def _gate(node: BrokerHost) -> None:
-    if node.settings.allow_unsafe_restart:
-        return
+def blocked_by(broker: str, asked: str, brokers: Brokers) -> list[plan.Blocked]:
+    """Partitions that cannot spare *broker* now, as the running broker *asked* sees them."""
     described = known(
-        host.get_fact(TopicDescriptions, timeout_s=DESCRIBE_S), "the state of the partitions"
+        inventory.get_host(asked).get_fact(TopicDescriptions, timeout_s=DESCRIBE_S),
+        f"the state of the partitions, asked on {asked},",
     )
+    settings = brokers[broker].settings
     try:
         partitions = plan.parse(described)
     except plan.DescribeError as error:
-        raise refuse(f"not restarted: {error}") from None
-    found = plan.blocked(partitions, node.settings.broker_id, node.settings.min_insync_replicas)
+        raise OperationError(f"{broker}: not restarted: {error}") from None
+    return plan.blocked(partitions, settings.broker_id, settings.min_insync_replicas)
+
+
+def _gate(name: str, brokers: Brokers) -> None:
+    if brokers[name].settings.allow_unsafe_restart:
+        return
+    found = blocked_by(name, name, brokers)
     if found:
-        raise refuse(plan.refusal(found, "Kafka").removeprefix("Kafka: "))
+        raise OperationError(plan.refusal(found, name))
+
+
+def planned_refusals(outdated_brokers: Sequence[str], asked: str, brokers: Brokers) -> None:
+    """Refuses a run, before it changes anything, that would come to a restart no wait can allow."""
+    for name in outdated_brokers:
+        if brokers[name].settings.allow_unsafe_restart:
+            continue
+        never = [item for item in blocked_by(name, asked, brokers) if not item.may_pass]
+        if never:
+            raise OperationError(f"{plan.refusal(never, name)}\n    Nothing was changed.")

@@ -179,12 +179,13 @@ def refusal(found: Sequence[Blocked], broker: str) -> str:
     if any(not item.may_pass for item in found):
         lines.append(
             "    A partition with too few replicas never can: give the topic more replicas "
-            "(kafka-cli reassign-partitions) or a lower min.insync.replicas (kafka-cli configs)."
+            "(kafka-cli reassign-partitions) or, if it has several, a lower min.insync.replicas "
+            "(kafka-cli configs)."
         )
     if any(item.may_pass for item in found):
         lines.append("    The others can once their replicas are back in sync: run again then.")
     lines.append(
-        "    To restart all the same and have writes to them refused meanwhile: "
+        "    To restart all the same, while these refuse writes or are offline: "
         "--data kafka_allow_unsafe_restart=True"
     )
     return "\n".join(lines)

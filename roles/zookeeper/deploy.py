@@ -9,7 +9,7 @@ from roles.common.archive import Archive
 from roles.common.operations import barrier, installed_archive, managed_paths, once
 from roles.zookeeper import plan
 from roles.zookeeper.files import ZookeeperHost, wanted
-from roles.zookeeper.operations import Ensemble, StoresDue, observe, restart, start, states_of
+from roles.zookeeper.operations import Ensemble, observe, restart, start, states_of
 
 
 def configure(node: ZookeeperHost, archive: Archive) -> None:
@@ -22,11 +22,8 @@ def configure(node: ZookeeperHost, archive: Archive) -> None:
     )
 
 
-def roll(ensemble: Ensemble, stores_due: StoresDue) -> None:
-    """Called by every host: starts what is down, then restarts what is outdated, leader last.
-
-    :param stores_due: whether this run writes a new store on the host of that name.
-    """
+def roll(ensemble: Ensemble) -> None:
+    """Called by every host: starts what is down, then restarts what is outdated, leader last."""
     seen = once("ensemble", lambda: {name: observe(name, ensemble) for name in sorted(ensemble)})
     states = states_of(seen)
     waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
@@ -42,9 +39,5 @@ def roll(ensemble: Ensemble, stores_due: StoresDue) -> None:
     barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
     for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
         if host.name == member:
-            restart(
-                name=f"ZooKeeper: restart {member} if outdated",
-                ensemble=ensemble,
-                stores_due=stores_due,
-            )
+            restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
         barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")

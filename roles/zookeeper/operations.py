@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
@@ -20,7 +20,6 @@ from roles.zookeeper.files import (
 )
 
 Ensemble = Mapping[str, ZookeeperHost]
-StoresDue = Callable[[str], bool]
 
 
 def observe(member: str, ensemble: Ensemble) -> Observed:
@@ -68,14 +67,13 @@ def start(ensemble: Ensemble) -> Commands:
 
 
 @operation()
-def restart(ensemble: Ensemble, stores_due: StoresDue) -> Commands:
+def restart(ensemble: Ensemble) -> Commands:
     """
     Restarts this member when it runs with another configuration than the one declared.
 
     Refuses while the rest of the ensemble could not keep a synced majority.
 
     + ensemble: all members by host name
-    + stores_due: whether this run writes a new store on the host of that name
     """
     node = ensemble[host.name]
     mine = observe(host.name, ensemble)
@@ -84,10 +82,11 @@ def restart(ensemble: Ensemble, stores_due: StoresDue) -> Commands:
         return
     seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
     refusal = plan.gate(states_of({**seen, host.name: mine}), host.name)
-    # A member whose store is missing cannot be asked, as it is asked with that store. While the run
-    # is only planned that says nothing: it gets its store before the restart, and is asked again.
-    unasked = not state.is_executing and any(stores_due(name) for name in ensemble)
-    if refusal is not None and not unasked:
+    # While the run is only planned, a member may be down and be started before the restart, or
+    # have no store to be asked with. It is asked again then.
+    states = states_of({**seen, host.name: mine}).values()
+    settled = all(item.role in plan.SERVING for item in states)
+    if refusal is not None and (state.is_executing or settled):
         raise OperationError(str(refusal))
     if showing_changes():
         host.log("restart ZooKeeper: its configuration changed")

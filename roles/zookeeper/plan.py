@@ -35,6 +35,7 @@ class ServerState:
 
 
 DOWN = ServerState(Role.DOWN)
+SERVING = frozenset({Role.LEADER, Role.FOLLOWER, Role.STANDALONE})
 
 _SERVING = {
     "leader": Role.LEADER,

@@ -31,6 +31,12 @@ class Inventory:
                     return data
         raise KeyError(name)
 
+    def everywhere(self, **settings: Any) -> None:
+        """Sets it on each host, which beats what group_data says."""
+        for members in self.groups.values():
+            for _, data in members:
+                data.update(settings)
+
     def write(self, folder: Path) -> Path:
         everything = sorted({host for members in self.groups.values() for host, _ in members})
         lines = [f"{name} = {members!r}" for name, members in self.groups.items()]

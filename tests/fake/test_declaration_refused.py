@@ -43,9 +43,9 @@ def even_ensemble(inventory: Inventory) -> None:
         (lambda i: i.data("kafka2").update(common_hostname="kafka1.fake.test"),
          "both have kafka1.fake.test"),
         (lambda i: i.data("kafka2").update(common_cluster="other"), "common_cluster differs"),
-        (lambda i: i.all.update(tls_key_type="rsa-1024"), "tls_key_type"),
-        (lambda i: i.all.update(kafka_min_insync_replicas=3), "min_insync_replicas"),
-        (lambda i: i.all.update(zookeeper_purge_interval_hours=0), "purge_interval_hours"),
+        (lambda i: i.everywhere(tls_key_type="rsa-1024"), "tls_key_type"),
+        (lambda i: i.everywhere(kafka_min_insync_replicas=3), "min_insync_replicas"),
+        (lambda i: i.everywhere(zookeeper_purge_interval_hours=0), "purge_interval_hours"),
     ],
 )  # fmt: skip
 def test_refused_by_name(inventory: Inventory, pyinfra: Pyinfra, change: Change, said: str) -> None:
