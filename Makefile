@@ -14,10 +14,11 @@ help:
 	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
 	@echo 'make bench     compares converging with an Ansible playbook for the same end state'
 
-# Debian's python3 has no venv module of its own, and Makefile targets must not need one before.
+# Debian's python3 comes without its venv module.
 $(STAMP): requirements.lock pyproject.toml
 	@echo '--> installing Python packages into $(VENV)'
-	@python3 -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; }
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; }
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -37,8 +38,10 @@ check: $(STAMP)
 	@echo '--> mypy --strict'; $(BIN)/mypy
 	@echo '--> unit and fake-host tests'; $(BIN)/pytest -q tests/unit tests/fake
 
+# The hosts are taken down whatever the outcome, so that nothing is left running.
 test: check prerequisites
-	@echo '--> tests on real hosts'; STRONGBOX_LAB=test $(BIN)/pytest tests/lab
+	@echo '--> tests on real hosts (about half an hour)'; export STRONGBOX_LAB=test; \
+	$(BIN)/pytest -v tests/lab; status=$$?; $(BIN)/python -m lab down; exit $$status
 
 bench: prerequisites
 	@$(BIN)/python -m bench.converge

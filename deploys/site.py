@@ -31,4 +31,4 @@ zookeeper.roll(here.ensemble)
 if here.broker:
     kafka.configure(here.broker, here.archive)
 barrier(name="barrier: Kafka is configured", label="Kafka is configured")
-kafka.roll(here.brokers, here.stores_due)
+kafka.roll(here.brokers, here.stores_due, here.stores_usable)

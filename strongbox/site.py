@@ -16,7 +16,7 @@ from roles.common.settings import SettingsError
 from roles.kafka import files as kafka_files
 from roles.kafka.files import BrokerHost
 from roles.tls import leaf, stores
-from roles.tls.deploy import stores_due
+from roles.tls.deploy import stores_due, stores_usable
 from roles.tls.plan import HostCertificates
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
@@ -35,6 +35,7 @@ class HostSite:
     ensemble: Mapping[str, ZookeeperHost]
     brokers: Mapping[str, BrokerHost]
     stores_due: Callable[[str], bool]
+    stores_usable: Callable[[str], bool]
 
 
 def site(cluster: Cluster, name: str) -> HostSite:
@@ -52,12 +53,13 @@ def site(cluster: Cluster, name: str) -> HostSite:
         broker=brokers.get(name),
         ensemble=ensemble,
         brokers=brokers,
-        stores_due=partial(_stores_due, cluster),
+        stores_due=partial(_ask, stores_due, cluster),
+        stores_usable=partial(_ask, stores_usable, cluster),
     )
 
 
-def _stores_due(cluster: Cluster, name: str) -> bool:
-    return stores_due(name, _certificates(cluster, cluster.nodes[name]))
+def _ask(question: Callable[[str, HostCertificates], bool], cluster: Cluster, name: str) -> bool:
+    return question(name, _certificates(cluster, cluster.nodes[name]))
 
 
 def _archive(node: Node) -> Archive:

@@ -13,7 +13,7 @@ from roles.kafka.facts import ActiveController
 from roles.kafka.files import BrokerHost, wanted
 from roles.kafka.operations import Brokers, observe, outdated, planned_refusals, restart, start
 
-StoresDue = Callable[[str], bool]
+OfHost = Callable[[str], bool]
 _CONTROLLER_S = 30
 
 
@@ -27,15 +27,16 @@ def configure(node: BrokerHost, archive: Archive) -> None:
     )
 
 
-def roll(brokers: Brokers, stores_due: StoresDue) -> None:
+def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
     """Called by every host: starts what is down, then restarts what is outdated, controller last.
 
     :param stores_due: whether this run writes new stores on the host of that name.
+    :param stores_usable: whether that host can connect with the stores it has before this run.
     """
     if host.name in brokers:
         start(name="Kafka: start what is down", brokers=brokers)
     barrier(name="barrier: Kafka serves", label="Kafka serves")
-    order = once("broker order", lambda: _order(brokers, stores_due))
+    order = once("broker order", lambda: _order(brokers, stores_due, stores_usable))
     for broker in host.loop(order):  # type: ignore[no-untyped-call]
         if host.name == broker:
             restart(
@@ -46,15 +47,17 @@ def roll(brokers: Brokers, stores_due: StoresDue) -> None:
         barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
 
 
-def _order(brokers: Brokers, stores_due: StoresDue) -> list[str]:
+def _order(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> list[str]:
     seen = {name: observe(name, brokers) for name in sorted(brokers)}
     names = {brokers[name].settings.broker_id: name for name in brokers}
     running = [name for name, item in seen.items() if item.service.running]
     stale = [name for name in running if outdated(seen[name], brokers[name]) or stores_due(name)]
-    # What follows starts a JVM on a broker, so only when one will restart.
-    controller = _controller(running[0]) if stale else None
-    if stale:
-        planned_refusals(stale, running[0], brokers)
+    # Asking starts a JVM on a broker, so only when one will restart, and needs its stores. When no
+    # broker can be asked now, the gate still asks right before each restart.
+    asked = next(filter(stores_usable, running), None) if stale else None
+    controller = _controller(asked) if asked else None
+    if asked:
+        planned_refusals(stale, asked, brokers)
     order = plan.rolling_order(
         list(names), [brokers[name].settings.broker_id for name in running], controller
     )

@@ -74,6 +74,11 @@ def stores_due(name: str, certificates: HostCertificates) -> bool:
     return any(not item.nothing_to_do for item in decisions(name, certificates).values())
 
 
+def stores_usable(name: str, certificates: HostCertificates) -> bool:
+    """Whether the host of that name can use its stores for connections now, before this run."""
+    return all(item.usable for item in decisions(name, certificates).values())
+
+
 def distribute_stores(certificates: HostCertificates) -> None:
     """Writes what is missing, wrong or due.
 

@@ -47,6 +47,17 @@ class Reason(Enum):
 _KEEPS_KEY = {Reason.TRUST_MISSING, Reason.TRUST_CHANGED, Reason.LEFT_OVER}
 
 
+# With these the store cannot be used for a connection now.
+_UNUSABLE = {
+    Reason.MISSING,
+    Reason.UNREADABLE,
+    Reason.KEY_MISMATCH,
+    Reason.EXPIRED,
+    Reason.NOT_YET_VALID,
+    Reason.TRUST_MISSING,
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     reason: Reason
@@ -117,6 +128,11 @@ class Decision:
     @property
     def nothing_to_do(self) -> bool:
         return not self.findings
+
+    @property
+    def usable(self) -> bool:
+        """Whether a peer would accept the store as it is now, whatever is to be done with it."""
+        return not self.reasons & _UNUSABLE
 
     @property
     def reasons(self) -> frozenset[Reason]:

@@ -33,7 +33,7 @@ _TEMPLATES = Environment(
 _ANSWER_S = 5
 _WORTH_READING = (
     "^(imok|Zookeeper version|Zxid|Mode|This ZooKeeper"
-    "|zk_(server_state|peer_state|synced_followers|quorum_size|pending_syncs))"
+    "|zk_(server_state|peer_state|synced_|quorum_size|pending_syncs))"
 )
 
 

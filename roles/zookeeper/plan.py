@@ -23,8 +23,8 @@ class Role(Enum):
 class ServerState:
     """What one server said. ``synced`` is whether it has all that was committed.
 
-    ``synced_followers`` and ``quorum_size`` are the leader's count of followers that are in step,
-    and of voters; None when it did not say.
+    ``synced_followers`` and ``quorum_size`` are the leader's count of followers that have a vote
+    and are in step, and of all voters; None when it did not say.
     """
 
     role: Role
@@ -60,9 +60,17 @@ def parse(answer: str) -> ServerState:
         synced=role is Role.STANDALONE
         or values.get("zk_peer_state", "").rstrip().endswith("- broadcast"),
         zxid=int(zxid[1], 16) if zxid else 0,
-        synced_followers=_number(values.get("zk_synced_followers")),
+        synced_followers=_voters(values),
         quorum_size=_number(values.get("zk_quorum_size")),
     )
+
+
+def _voters(values: Mapping[str, str]) -> int | None:
+    """Followers in step that have a vote; ZooKeeper's first number counts the others too."""
+    followers = _number(values.get("zk_synced_followers"))
+    if followers is None:
+        return None
+    return followers - (_number(values.get("zk_synced_non_voting_followers")) or 0)
 
 
 def _number(text: str | None) -> int | None:
@@ -74,6 +82,7 @@ class Reason(Enum):
 
     NO_LEADER = "the ensemble has no leader"
     TWO_LEADERS = "two servers say that they lead"
+    RUNS_ALONE = "a server of the ensemble runs alone"
     TOO_FEW_SYNCED = "without it, too few synced servers would be left for a majority"
     DATA_MISSING = "a majority of the servers has lost its data"
 
@@ -85,6 +94,7 @@ class Refusal:
     server: str
     reason: Reason
     detail: str
+    verb: str = "restarted"
 
     @property
     def may_pass(self) -> bool:
@@ -92,8 +102,7 @@ class Refusal:
         return self.reason in (Reason.NO_LEADER, Reason.TOO_FEW_SYNCED)
 
     def __str__(self) -> str:
-        verb = "started" if self.reason is Reason.DATA_MISSING else "restarted"
-        return f"{self.server}: not {verb}, as {self.reason.value}: {self.detail}"
+        return f"{self.server}: not {self.verb}, as {self.reason.value}: {self.detail}"
 
 
 def majority(voters: int) -> int:
@@ -123,6 +132,8 @@ def gate(states: Mapping[str, ServerState], target: str) -> Refusal | None:
         return None
     if len(states) == 1:
         return None  # There is nothing else to ask; the operator chose an ensemble of one.
+    if alone := _runs_alone(states):
+        return Refusal(target, Reason.RUNS_ALONE, alone)
     leaders = [name for name, seen in states.items() if seen.role is Role.LEADER]
     if not leaders:
         return Refusal(target, Reason.NO_LEADER, _summary(states))
@@ -130,30 +141,39 @@ def gate(states: Mapping[str, ServerState], target: str) -> Refusal | None:
         return Refusal(
             target, Reason.TWO_LEADERS, f"{' and '.join(sorted(leaders))}; look at the network"
         )
-    needed = majority(len(states))
-    left = _synced_without(states, leaders[0], target)
-    if left < needed:
-        return Refusal(
-            target,
-            Reason.TOO_FEW_SYNCED,
-            f"{left} would be left, {needed} of {len(states)} are needed; {_summary(states)}",
-        )
+    # By the servers' own word, in the ensemble as it is declared.
+    synced = {
+        name
+        for name, seen in states.items()
+        if seen.synced and seen.role in (Role.LEADER, Role.FOLLOWER)
+    }
+    checks = [(len(synced - {target}), len(states))]
+    # By the leader's count, in the ensemble as it knows it: a smaller one while new members, that
+    # have no vote yet, are being added.
+    leader = states[leaders[0]]
+    counts = target in synced or target == leaders[0]
+    checks.append((1 + (leader.synced_followers or 0) - counts, leader.quorum_size or len(states)))
+    for left, voters in checks:
+        if left < majority(voters):
+            return Refusal(
+                target,
+                Reason.TOO_FEW_SYNCED,
+                f"{left} would be left, {majority(voters)} of {voters} are needed; "
+                f"{_summary(states)}",
+            )
     return None
 
 
-def _synced_without(states: Mapping[str, ServerState], leader: str, target: str) -> int:
-    """Synced voters without *target*: by their own word, but no more than the leader counts."""
-    own_word = {
-        name
-        for name, state in states.items()
-        if state.synced and state.role in (Role.LEADER, Role.FOLLOWER)
-    }
-    counted = states[leader].synced_followers
-    if counted is None:
-        counted = 0
-    by_leader = 1 + counted
-    target_counts = target == leader or states[target].synced
-    return min(len(own_word - {target}), by_leader - int(target_counts))
+def _runs_alone(states: Mapping[str, ServerState]) -> str:
+    """What to do about a server that was the whole ensemble until others were declared."""
+    alone = sorted(name for name, state in states.items() if state.role is Role.STANDALONE)
+    if not alone or len(states) == 1:
+        return ""
+    return (
+        f"the others are empty and would outvote {alone[0]}, and its data would be thrown away; "
+        "to grow an ensemble of one, stop the brokers and it, and copy its data folder (without "
+        "myid) to the others first"
+    )
 
 
 def _summary(states: Mapping[str, ServerState]) -> str:
@@ -177,12 +197,15 @@ def start_waves(
     the ensemble serves, one with an empty folder loads everything from the leader. But a majority
     of empty servers would elect one of themselves and make the others throw their data away.
 
-    :param has_data: whether the server was ever a member of a quorum (``currentEpoch`` above 0).
+    :param has_data: whether the server was ever a member of a quorum (``currentEpoch`` above 0) or
+        has written transactions (a ``log.*`` file); one that waited in vain for others has not.
     """
     stopped = sorted(name for name, state in states.items() if state.role is Role.DOWN)
     if not stopped:
         return []
-    if any(state.role in (Role.LEADER, Role.STANDALONE) for state in states.values()):
+    if alone := _runs_alone(states):
+        return Refusal(", ".join(stopped), Reason.RUNS_ALONE, alone, "started")
+    if any(state.role is Role.LEADER for state in states.values()):
         return [stopped]
     full = [name for name in states if has_data.get(name)]
     empty = sorted(name for name in states if not has_data.get(name))
@@ -192,6 +215,7 @@ def start_waves(
             Reason.DATA_MISSING,
             f"only {', '.join(sorted(full))} still has any, so starting them all would make an "
             "empty ensemble; restore the data folders from a backup or mount their volumes",
+            "started",
         )
     first = [name for name in stopped if not full or has_data.get(name)]
     second = [name for name in stopped if name not in first]

@@ -44,6 +44,12 @@ def test_a_leader_says_how_many_follow() -> None:
     )
 
 
+def test_followers_without_a_vote_do_not_count() -> None:
+    growing = LEADER_ANSWER.replace("followers\t2", "followers\t4")
+    growing += "zk_synced_non_voting_followers\t2\n"
+    assert parse(growing).synced_followers == 2
+
+
 def test_a_follower_is_synced_once_it_broadcasts() -> None:
     assert parse(FOLLOWER_ANSWER) == ServerState(Role.FOLLOWER, synced=True, quorum_size=3)
     assert not parse(FOLLOWER_ANSWER.replace("broadcast", "synchronization")).synced
@@ -106,6 +112,24 @@ def test_without_one_leader_nothing_that_serves_is_touched() -> None:
     assert reason({"a": LEADER, "b": LEADER, "c": FOLLOWER}, "c") is Reason.TWO_LEADERS
 
 
+def test_an_ensemble_grows_while_the_leader_knows_the_smaller_one() -> None:
+    """New members follow without a vote until all have been restarted with the new list."""
+    states = {f"zk{n}": FOLLOWER for n in (1, 3, 4, 5)} | {"zk2": LEADER}
+    assert [gate(states, name) for name in rolling_order(states)] == [None] * 5
+    late = {**states, "zk1": DOWN, "zk2": ServerState(Role.LEADER, True, 0, 1, 3)}
+    assert reason(late, "zk3") is Reason.TOO_FEW_SYNCED
+
+
+def test_a_server_that_runs_alone_is_not_outvoted_by_empty_ones() -> None:
+    alone = ServerState(Role.STANDALONE, True)
+    states = {"zk1": alone, "zk2": DOWN, "zk3": DOWN}
+    assert reason(states, "zk1") is Reason.RUNS_ALONE
+    refusal = start_waves(states, {})
+    assert isinstance(refusal, Refusal)
+    assert str(refusal).startswith("zk2, zk3: not started, as a server of the ensemble runs alone")
+    assert start_waves({"zk1": alone}, {}) == []
+
+
 def test_an_ensemble_of_one_may_restart() -> None:
     assert gate({"zk1": ServerState(Role.STANDALONE, True)}, "zk1") is None
 
@@ -115,6 +139,7 @@ STATES = st.builds(
     role=st.sampled_from(Role),
     synced=st.booleans(),
     synced_followers=st.none() | st.integers(0, 8),
+    quorum_size=st.none() | st.integers(1, 7),
 )
 ENSEMBLES = (
     st.integers(1, 3)
@@ -147,9 +172,8 @@ def test_the_gate_keeps_a_synced_majority(
     assert len(voters) >= majority(len(states))
     (leader,) = (state for state in states.values() if state.role is Role.LEADER)
     counted = 1 + (leader.synced_followers or 0)
-    assert counted - (states[target].synced or states[target].role is Role.LEADER) >= majority(
-        len(states)
-    )
+    lost = states[target].synced or states[target].role is Role.LEADER
+    assert counted - lost >= majority(leader.quorum_size or len(states))
 
 
 @given(st.integers(0, 2**10), st.sampled_from([1, 3, 5, 7, 9]))
@@ -201,6 +225,9 @@ def test_waves_start_each_stopped_server_once(
     has_data = {name: data.draw(st.booleans()) for name in states}
     waves = start_waves(states, has_data)
     if isinstance(waves, Refusal):
+        if waves.reason is Reason.RUNS_ALONE:
+            assert any(state.role is Role.STANDALONE for state in states.values())
+            return
         assert 0 < sum(has_data.values()) < majority(len(states))
         return
     started = [name for wave in waves for name in wave]
