@@ -132,7 +132,8 @@ def _across(cluster: Cluster) -> list[str]:
     if not cluster.zookeepers:
         problems.append(f"group {ZOOKEEPERS!r} has no host")
     problems += zookeeper_settings.problems(
-        {name: node.zookeeper for name, node in cluster.nodes.items() if node.zookeeper}
+        {name: node.zookeeper for name, node in cluster.nodes.items() if node.zookeeper},
+        {name: node.common.addresses for name, node in cluster.zookeepers.items()},
     )
     problems += kafka_settings.problems(
         {name: node.kafka for name, node in cluster.nodes.items() if node.kafka}

@@ -138,10 +138,12 @@ def _certificates(cluster: Cluster, node: Node) -> HostCertificates:
         }
         return HostCertificates(cluster.name, node.tls, zookeeper_files.USER, specs)
     tls = kafka_files.Layout(common.base_dir).tls
+    advertised = node.kafka.client_advertised_name if node.kafka else None
+    extra = (*([advertised] if advertised else []), *node.tls.extra_names)
     specs = {
         f"{tls}/internal": leaf.broker_internal(cluster.name, name, addresses, key_type),
         f"{tls}/client": leaf.broker_client_listener(
-            cluster.name, name, addresses, node.tls.extra_names, key_type
+            cluster.name, name, addresses, extra, key_type
         ),
         f"{tls}/zookeeper": leaf.broker_zookeeper_client(cluster.name, key_type),
     }

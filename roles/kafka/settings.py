@@ -10,35 +10,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from roles.common import jvm
 from roles.common.settings import Hostname, Port, RoleSettings
 
 BROKER_PRINCIPAL = "broker@cluster"
 ADMIN_PRINCIPAL = "admin@operators"
 PROTOCOLS = ("TLSv1.3", "TLSv1.2")
 
-_HEAP = re.compile(r"([1-9][0-9]*)([mg])")
-_HEAP_MIB = (256, 31 * 1024)
-
-_JVM_OPTION = re.compile(r"-(XX:|D|Xlog:gc|Xmn|Xss|Xshare:)[A-Za-z0-9:+._=/,*@-]*")
-_JVM_REFUSED = (
-    (r"-XX:(Max|Initial|Min)(HeapSize|RAM)|-XX:.*RAM(Percentage|Fraction)",
-     "the heap's size is kafka_heap"),
-    (r"-XX:\+?HeapDump|-XX:StartFlightRecording|-XX:.*FlightRecorder",
-     "dumps and recordings hold keys and passwords in clear text"),
-    (r"-XX:\+(CreateCoredumpOnCrash|CrashOnOutOfMemoryError)", "a core holds keys in clear text"),
-    (r"-XX:(-DisableAttachMechanism|\+UsePerfData|\+StartAttachListener)",
-     "it lets other processes look into this one"),
-    (r"-XX:(OnError|OnOutOfMemoryError|Flags|VMOptionsFile|ErrorFile|ReplayDataFile)",
-     "the service decides where crash files go and runs no commands"),
-    (r"-XX:-ExitOnOutOfMemoryError", "a broker without memory must end and be started again"),
-    (r"-Dcom\.sun\.management|-Djava\.rmi", "it opens a port without TLS or authentication"),
-    (r"-Djavax\.net|-Djava\.security|-Dsun\.security|-Dcom\.sun\.net\.ssl",
-     "it changes TLS behind the configuration, or prints what TLS protects"),
-    (r"-Dzookeeper\.", "it would override how the broker connects to ZooKeeper"),
-    (r"-Djute\.", "it must be the same on servers and brokers, so it is not open to change"),
-    (r"-Dlog4j|-Djava\.io\.tmpdir|-Dorg\.apache\.kafka\.automatic", "the service sets it"),
-    (r"(?i).*(passw|secret)", "a process's options are visible to every user of the host"),
-)  # fmt: skip
+_LEAST_HEAP_MIB = 256
 
 # Names of all broker settings of this Kafka release, to catch a misspelt one: Kafka ignores it.
 _BROKER_CONFIGS = frozenset(
@@ -76,30 +55,6 @@ _CONFIG_REFUSED = (
     (r"auto\.create\.topics\.enable", "a misspelt topic would be created with default settings"),
     (r".*(password|secret|credential|jaas).*", "a secret must not stand in a setting"),
 )  # fmt: skip
-
-
-def _heap(value: str) -> str:
-    found = _HEAP.fullmatch(value)
-    if not found:
-        raise ValueError("must be a number followed by m or g, such as 1g")
-    size = int(found[1]) * (1024 if found[2] == "g" else 1)
-    if not _HEAP_MIB[0] <= size <= _HEAP_MIB[1]:
-        raise ValueError(f"must be between {_HEAP_MIB[0]}m and {_HEAP_MIB[1] // 1024}g")
-    return value
-
-
-def _jvm_options(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        name = re.split(r"[=\s]", value, maxsplit=1)[0][:60]
-        for pattern, reason in _JVM_REFUSED:
-            if re.match(pattern, value):
-                raise ValueError(f"{name} is refused: {reason}")
-        if not _JVM_OPTION.fullmatch(value):
-            raise ValueError(
-                f"{name} is refused: only -XX:…, -D…, -Xlog:gc…, -Xmn, -Xss and -Xshare options "
-                "without blanks, quotes, '%' and '$' can be added"
-            )
-    return values
 
 
 def _protocols(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -196,7 +151,7 @@ class KafkaSettings(RoleSettings):
         description=f"More super users beside the brokers and {ADMIN_PRINCIPAL}, as "
         "NAME@operators for the holder of the operator's certificate NAME.",
     )
-    heap: Annotated[str, AfterValidator(_heap)] = Field(
+    heap: Annotated[str, AfterValidator(jvm.heap(_LEAST_HEAP_MIB))] = Field(
         default="1g", description="Java heap, such as 1g or 6g."
     )
     default_replication_factor: Annotated[int, Field(ge=1, le=100)] = Field(
@@ -233,7 +188,7 @@ class KafkaSettings(RoleSettings):
         description="SHA-512 of the archive: 128 hex digits, or a file in the format of sha512sum "
         "or of Apache's .sha512. When not set, the file beside the archive.",
     )
-    jvm_options: Annotated[tuple[str, ...], AfterValidator(_jvm_options)] = Field(
+    jvm_options: Annotated[tuple[str, ...], AfterValidator(jvm.options)] = Field(
         default=(),
         strict=False,
         description="More options for Java. Those that open a port, write memory to disk or change "

@@ -34,7 +34,9 @@ class ZookeeperState(FactBase[Observed | None]):
         return StringCommand(
             service_script("zookeeper"),
             f"; epoch=$(cat {data_dir}/version-2/currentEpoch 2>/dev/null || echo 0); "
-            'if [ "$epoch" != 0 ]; then echo has-data; fi; '
+            # A server that was ever alone stays at epoch 0 and has transactions all the same.
+            f'if [ "$epoch" != 0 ] || ls {data_dir}/version-2/log.* >/dev/null 2>&1; '
+            "then echo has-data; fi; "
             f"if systemctl is-active --quiet zookeeper; then {{ {four_letter}; }} 2>/dev/null "
             f"| sed 's/^/answer /'; fi; echo; echo {END}",
         )

@@ -8,57 +8,12 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from roles.common import jvm
 from roles.common.settings import Port, RoleSettings
 
-_HEAP = re.compile(r"([1-9][0-9]*)([mg])")
-_HEAP_MIB = (128, 31 * 1024)
+_LEAST_HEAP_MIB = 128
 # The fewest snapshots that ZooKeeper itself keeps; it corrects smaller numbers with a warning.
 _LEAST_SNAPSHOTS = 3
-
-_JVM_OPTION = re.compile(r"-(XX:|D|Xlog:gc|Xmn|Xss|Xshare:)[A-Za-z0-9:+._=/,*@-]*")
-_JVM_REFUSED = (
-    (r"-XX:(Max|Initial|Min)(HeapSize|RAM)|-XX:.*RAM(Percentage|Fraction)",
-     "the heap's size is zookeeper_heap"),
-    (r"-XX:\+?HeapDump|-XX:StartFlightRecording|-XX:.*FlightRecorder",
-     "dumps and recordings hold keys and passwords in clear text"),
-    (r"-XX:\+(CreateCoredumpOnCrash|CrashOnOutOfMemoryError)", "a core holds keys in clear text"),
-    (r"-XX:(-DisableAttachMechanism|\+UsePerfData|\+StartAttachListener)",
-     "it lets other processes look into this one"),
-    (r"-XX:(OnError|OnOutOfMemoryError|Flags|VMOptionsFile|ErrorFile|ReplayDataFile)",
-     "the service decides where crash files go and runs no commands"),
-    (r"-XX:-ExitOnOutOfMemoryError", "a server without memory must end and be started again"),
-    (r"-Dcom\.sun\.management|-Djava\.rmi", "it opens a port without TLS or authentication"),
-    (r"-Djavax\.net|-Djava\.security|-Dsun\.security|-Dcom\.sun\.net\.ssl",
-     "it changes TLS behind the configuration, or prints what TLS protects"),
-    (r"-Dzookeeper\.", "it would override zoo.cfg"),
-    (r"-Djute\.", "it must be the same on servers and brokers, so it is not open to change"),
-    (r"-Dlog4j|-Djava\.io\.tmpdir", "the service sets it"),
-    (r"(?i).*(passw|secret)", "a process's options are visible to every user of the host"),
-)  # fmt: skip
-
-
-def _heap(value: str) -> str:
-    found = _HEAP.fullmatch(value)
-    if not found:
-        raise ValueError("must be a number followed by m or g, such as 512m")
-    size = int(found[1]) * (1024 if found[2] == "g" else 1)
-    if not _HEAP_MIB[0] <= size <= _HEAP_MIB[1]:
-        raise ValueError(f"must be between {_HEAP_MIB[0]}m and {_HEAP_MIB[1] // 1024}g")
-    return value
-
-
-def _jvm_options(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        name = re.split(r"[=\s]", value, maxsplit=1)[0][:60]
-        for pattern, reason in _JVM_REFUSED:
-            if re.match(pattern, value):
-                raise ValueError(f"{name} is refused: {reason}")
-        if not _JVM_OPTION.fullmatch(value):
-            raise ValueError(
-                f"{name} is refused: only -XX:…, -D…, -Xlog:gc…, -Xmn, -Xss and -Xshare options "
-                "without blanks, quotes, '%' and '$' can be added"
-            )
-    return values
 
 
 def _purge_interval(value: int) -> int:
@@ -96,7 +51,7 @@ class ZookeeperSettings(RoleSettings):
     election_port: Port = Field(
         default=3888, description="Port for the election of the leader; mutual TLS 1.3."
     )
-    heap: Annotated[str, AfterValidator(_heap)] = Field(
+    heap: Annotated[str, AfterValidator(jvm.heap(_LEAST_HEAP_MIB))] = Field(
         default="512m", description="Java heap, such as 512m or 2g."
     )
     tick_time_ms: Annotated[int, Field(ge=500, le=10_000)] = Field(
@@ -141,7 +96,7 @@ class ZookeeperSettings(RoleSettings):
         default=120,
         description="Seconds after which a server that was started counts as not coming back.",
     )
-    jvm_options: Annotated[tuple[str, ...], AfterValidator(_jvm_options)] = Field(
+    jvm_options: Annotated[tuple[str, ...], AfterValidator(jvm.options)] = Field(
         default=(),
         strict=False,
         description="More options for Java. Those that open a port, write memory to disk or change "

@@ -68,6 +68,7 @@ def inventory(tmp_path: Path) -> Inventory:
                 {
                     identifier: number,
                     "common_hostname": f"{prefix}{number}.fake.test",
+                    "common_addresses": [f"10.0.{len(prefix)}.{number}"],
                     f"{role}_archive": str(archive),
                     f"{role}_archive_sha512": "0" * 128,
                 },

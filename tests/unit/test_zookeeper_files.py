@@ -212,6 +212,7 @@ def record(root: Path, role: str) -> dict[str, str]:
     """What the unit's ExecStartPre writes on a host whose files lie below *root*."""
     unit = (root / f"etc/systemd/system/{role}.service").read_text()
     (line,) = re.findall(r"^ExecStartPre=(.*)$", unit, re.MULTILINE)
+    assert re.fullmatch(r"([^$%]|\$\$)*", line), "systemd would put variables and specifiers in"
     shell, option, script = (word.replace("$$", "$") for word in shlex.split(line))
     assert (shell, option) == ("/bin/sh", "-c")
     folder = root / f"run/strongbox-{role}"

@@ -107,6 +107,12 @@ def test_the_leaders_count_is_believed_over_the_followers() -> None:
     assert reason(silent, "zk1") is Reason.TOO_FEW_SYNCED
 
 
+def test_the_followers_word_is_believed_over_the_leaders() -> None:
+    states = {"zk1": FOLLOWER, "zk2": LEADER, "zk3": LAGGING}
+    assert reason(states, "zk1") is Reason.TOO_FEW_SYNCED
+    assert reason(states, "zk3") is None
+
+
 def test_without_one_leader_nothing_that_serves_is_touched() -> None:
     assert reason({"a": FOLLOWER, "b": FOLLOWER, "c": LOOKING}, "a") is Reason.NO_LEADER
     assert reason({"a": LEADER, "b": LEADER, "c": FOLLOWER}, "c") is Reason.TWO_LEADERS
