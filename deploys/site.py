@@ -10,7 +10,7 @@ from roles.common.deploy import prepare_host
 from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.kafka import deploy as kafka
-from roles.tls.deploy import distribute_stores
+from roles.tls.deploy import distribute_stores, remove_old_stores
 from roles.zookeeper import deploy as zookeeper
 from strongbox.site import site
 
@@ -32,3 +32,5 @@ if here.broker:
     kafka.configure(here.broker, here.archive)
 barrier(name="barrier: Kafka is configured", label="Kafka is configured")
 kafka.roll(here.brokers, here.stores_due, here.stores_usable)
+
+remove_old_stores(here.certificates)

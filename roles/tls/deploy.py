@@ -14,7 +14,7 @@ from roles.tls import authority, passphrase
 from roles.tls.authority import AuthorityError, Keyring
 from roles.tls.facts import StoresState
 from roles.tls.leaf import LeafError
-from roles.tls.operations import key_and_trust_stores
+from roles.tls.operations import key_and_trust_stores, other_stores_absent
 from roles.tls.passphrase import Passphrase, PassphraseError
 from roles.tls.plan import Decision, HostCertificates, StoreWanted, decide
 from roles.tls.settings import TlsSettings
@@ -71,7 +71,7 @@ def decisions(name: str, certificates: HostCertificates) -> dict[str, Decision]:
 
 def stores_due(name: str, certificates: HostCertificates) -> bool:
     """Whether this run writes new stores on the host of that name."""
-    return any(not item.nothing_to_do for item in decisions(name, certificates).values())
+    return any(item.writes for item in decisions(name, certificates).values())
 
 
 def stores_usable(name: str, certificates: HostCertificates) -> bool:
@@ -96,6 +96,14 @@ def distribute_stores(certificates: HostCertificates) -> None:
         keyring=keyring,
         now=_now(),
     )
+
+
+def remove_old_stores(certificates: HostCertificates) -> None:
+    """Removes stores of the kind that is no longer wanted; called when nothing uses them any more.
+
+    A process that still runs with the old ones reads them again whenever it reconnects.
+    """
+    other_stores_absent(name="TLS: remove stores of the other kind", certificates=certificates)
 
 
 def _reader(settings: TlsSettings) -> Callable[[], Passphrase]:

@@ -63,7 +63,7 @@ def key_and_trust_stores(
     )
     decisions = {base: decide(seen.stores[base], item, now) for base, item in wanted.items()}
     loose = _loose(seen, certificates.owner)
-    due = {base: item for base, item in decisions.items() if not item.nothing_to_do}
+    due = {base: item for base, item in decisions.items() if item.writes}
     if not due and not loose:
         host.noop("keys, certificates and truststores are as wanted")
         return
@@ -87,9 +87,29 @@ def key_and_trust_stores(
                 )
         except (AuthorityError, LeafError) as error:
             raise refuse(str(error)) from None
-        if decision.remove_left_over:
-            other = _other_files(base, settings.store_type)
-            yield StringCommand("rm -f", *[QuoteString(path) for path in other])
+
+
+@operation()
+def other_stores_absent(certificates: HostCertificates) -> Commands:
+    """
+    Removes the files of stores of the kind that is not wanted.
+
+    + certificates: whose stores
+    """
+    store_type = certificates.settings.store_type
+    seen = known(
+        host.get_fact(StoresState, bases=list(certificates.specs), store_type=str(store_type)),
+        "the key stores",
+    )
+    left = [base for base, item in seen.stores.items() if item.left_over]
+    if not left:
+        host.noop("there are only stores of the wanted kind")
+        return
+    for base in left:
+        if showing_changes():
+            host.log(f"{base}: remove the files that are not {store_type}")
+        paths = _other_files(base, store_type)
+        yield StringCommand("rm -f", *[QuoteString(path) for path in paths])
 
 
 def _contents(

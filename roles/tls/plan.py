@@ -130,6 +130,10 @@ class Decision:
         return not self.findings
 
     @property
+    def writes(self) -> bool:
+        return self.issue or self.write_trust
+
+    @property
     def usable(self) -> bool:
         """Whether a peer would accept the store as it is now, whatever is to be done with it."""
         return not self.reasons & _UNUSABLE
