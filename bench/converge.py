@@ -138,7 +138,7 @@ def ansible(
     if close:
         for socket in control.iterdir():
             subprocess.run(
-                ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "-F", "/dev/null", "-"],
+                ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "-F", "/dev/null", "any"],
                 capture_output=True, check=False,
             )  # fmt: skip
     return output, wall, cpu
