@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export STRONGBOX_LAB ?= lab
 
-.PHONY: help lab lab-down test check prerequisites
+.PHONY: help lab lab-down test check bench prerequisites
 
 help:
 	@echo 'make lab       six hosts with ZooKeeper and Kafka, every connection TLS; prints how to connect'
 	@echo 'make lab-down  removes them without a trace'
 	@echo 'make test      every test that CI runs, on hosts of its own'
+	@echo 'make bench     compares a run that changes nothing with an Ansible playbook'
 	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
 
 # Debian's python3 comes without its venv module.
@@ -41,3 +42,6 @@ check: $(STAMP)
 test: check prerequisites
 	@echo '--> tests on real hosts (about half an hour)'; export STRONGBOX_LAB=test; \
 	$(BIN)/pytest -v tests/lab; status=$$?; $(BIN)/python -m lab down; exit $$status
+
+bench: prerequisites
+	@$(BIN)/python -m bench.converge

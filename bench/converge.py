@@ -114,10 +114,8 @@ def pyinfra(limit: str | None) -> tuple[str, float, float]:
     return output, wall, cpu
 
 
-def ansible(
-    lab: Lab, inventory: Path, limit: str | None, close: bool = True
-) -> tuple[str, float, float]:
-    """One run of the playbook; its SSH connections end with it unless *close* is off.
+def ansible(lab: Lab, inventory: Path, limit: str | None) -> tuple[str, float, float]:
+    """One run of the playbook; its SSH connections end with it, as those of pyinfra do.
 
     :raises BenchError: when it changed something, or a check in it failed.
     """
@@ -135,12 +133,11 @@ def ansible(
     recap = re.findall(r"changed=(\d+) +unreachable=(\d+) +failed=(\d+)", output)
     if not recap or any(int(number) for host in recap for number in host):
         raise BenchError(f"the playbook changed something:\n{output[-3000:]}")
-    if close:
-        for socket in control.iterdir():
-            subprocess.run(
-                ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "-F", "/dev/null", "any"],
-                capture_output=True, check=False,
-            )  # fmt: skip
+    for socket in control.iterdir():
+        subprocess.run(
+            ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "-F", "/dev/null", "any"],
+            capture_output=True, check=False,
+        )  # fmt: skip
     return output, wall, cpu
 
 
@@ -235,21 +232,16 @@ def main(
     try:
         provision(lab, zookeepers, brokers)
         with tempfile.TemporaryDirectory(prefix="sbb") as folder:
-            inventory = export(lab, _declared(), Path(folder))
+            inventory = export(lab, read_cluster(INVENTORY), Path(folder))
             say("a first run of the playbook, which must find everything as it is")
             ansible(lab, inventory, None)
             results: list[Result] = []
-            for limit in (["kafka1"] if one else []) + [None]:
+            for limit in ("kafka1", None) if one else (None,):
                 results += compare(lab, inventory, limit, runs, ansible_runs)
     finally:
         if not keep:
             lifecycle.down(lab, say)
     click.echo(f"\n{table(results)}")
-
-
-def _declared():  # type: ignore[no-untyped-def]
-    # Reading the inventory moves this process into the lab's network, where it may stay.
-    return read_cluster(INVENTORY)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def _stores(here: HostSite) -> list[dict[str, Any]]:
         spec = item.spec
         names = [f"DNS:{name}" for name in spec.dns_names]
         names += [f"IP Address:{address}" for address in spec.addresses]
-        entry: Mapping[str, Any] = {
+        entry = {
             "keystore": paths.keystore,
             "truststore": paths.truststore,
             "trusted": stores.pem_truststore(item.trusted),
@@ -109,5 +108,5 @@ def _stores(here: HostSite) -> list[dict[str, Any]]:
             "usages": [_USAGES[usage] for usage in spec.usages],
             "due_s": int(item.lifetime.total_seconds() * item.renew_fraction),
         }
-        found.append(dict(entry))
+        found.append(entry)
     return found
