@@ -4,25 +4,34 @@ STRONGBOX_LAB chooses the lab. Its hosts live in a network namespace, which the 
 this file enters: SSH then reaches them like any others.
 """
 
+import sys as _sys
+
 from lab import network as _network
 from lab import state as _state
 
-_lab = _state.current()
-_network.enter(_lab)
+try:
+    _lab = _state.current()
+    _network.enter(_lab)
+    _hosts = _lab.hosts()
+except _state.LabError as _error:
+    # pyinfra shows any other exception with a traceback.
+    _sys.exit(f"inventories/lab.py: {_error}")
 
 
-def _host(item):  # type: ignore[no-untyped-def]
+def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
     identifier = "zookeeper_id" if item.role == "zookeepers" else "kafka_broker_id"
     return (
         item.name,
         {
             "ssh_hostname": item.address,
+            "ssh_port": 22,
             "ssh_user": _state.USER,
             "ssh_key": str(_lab.key),
             "ssh_known_hosts_file": str(_lab.known_hosts),
             "ssh_strict_host_key_checking": "yes",
             "ssh_allow_agent": False,
             "ssh_look_for_keys": False,
+            "ssh_forward_agent": False,
             identifier: item.number,
             "common_hostname": item.fqdn,
             "common_addresses": [item.address],
@@ -30,5 +39,5 @@ def _host(item):  # type: ignore[no-untyped-def]
     )
 
 
-zookeepers = [_host(_item) for _item in _lab.hosts() if _item.role == "zookeepers"]
-brokers = [_host(_item) for _item in _lab.hosts() if _item.role == "brokers"]
+zookeepers = [_host(_item) for _item in _hosts if _item.role == "zookeepers"]
+brokers = [_host(_item) for _item in _hosts if _item.role == "brokers"]

@@ -13,14 +13,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from lab import lifecycle
+from lab import lifecycle, network, prerequisites
 from lab.describe import describe
-from lab.network import inside, namespace_path
 from lab.state import PROJECT, USER, Lab, LabError, current
 
 _BEGAN = time.monotonic()
-# Gives the command the lab's host names without touching this machine's /etc/hosts.
-_WITH_NAMES = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 
 def say(message: str) -> None:
@@ -29,14 +26,9 @@ def say(message: str) -> None:
 
 def within(lab: Lab, command: Sequence[str]) -> list[str]:
     """The command so that it runs in the lab's network and knows the hosts' names."""
-    if not namespace_path(lab).exists():
-        raise LabError(
-            f"lab {lab.name!r} is not up: start it with 'python -m lab up' or 'make lab'"
-        )
-    return [
-        *inside(lab), "unshare", "--mount", "--propagation", "private",
-        "sh", "-c", _WITH_NAMES, "sh", str(lab.etc_hosts), *command,
-    ]  # fmt: skip
+    if not network.exists(lab):
+        raise lab.not_up()
+    return [*network.inside_with_names(lab), *command]
 
 
 class Group(click.Group):
@@ -77,10 +69,13 @@ def up(lab: Lab, zookeepers: int, brokers: int) -> None:
 
 
 @main.command()
+@click.option("--purge", is_flag=True, help="The image that hosts start from too.")
 @click.pass_obj
-def down(lab: Lab) -> None:
+def down(lab: Lab, purge: bool) -> None:
     """Removes hosts, network and files."""
     lifecycle.down(lab, say)
+    if purge:
+        lifecycle.purge(lab, say)
     say(f"lab {lab.name!r} is gone")
 
 
@@ -89,11 +84,12 @@ def down(lab: Lab) -> None:
 @click.pass_obj
 def info(lab: Lab, as_json: bool) -> None:
     """Tells where everything is."""
-    drive = lifecycle.driver(lab)
-    facts = describe(lab, {host.name: drive.running(host) for host in lab.hosts()})
+    facts = describe(lab, lifecycle.driver(lab))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
+    if not facts["hosts"]:
+        raise lab.not_up()
     console = Console(highlight=False)
     table = Table("host", "address", "role", "state", box=None, pad_edge=False)
     for host in facts["hosts"]:
@@ -117,10 +113,13 @@ def execute(lab: Lab, command: tuple[str, ...]) -> None:
 
 
 def ssh_command(lab: Lab, host: str, *command: str) -> list[str]:
+    address = lab.host(host).address
+    if not network.exists(lab):
+        raise lab.not_up()
     return [
-        *inside(lab), "ssh", "-i", str(lab.key), "-o", f"UserKnownHostsFile={lab.known_hosts}",
-        "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR", "-F", "/dev/null",
-        f"{USER}@{lab.host(host).address}", *command,
+        *network.inside(lab), "ssh", "-F", "/dev/null", "-i", str(lab.key),
+        "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={lab.known_hosts}",
+        "-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR", f"{USER}@{address}", *command,
     ]  # fmt: skip
 
 
@@ -139,7 +138,7 @@ def ssh(lab: Lab, host: str, command: tuple[str, ...]) -> None:
 @click.pass_obj
 def stop(lab: Lab, host: str) -> None:
     """Shuts one host down."""
-    lifecycle.driver(lab).stop(lab.host(host))
+    lifecycle.stop_one(lab, lab.host(host), say)
 
 
 @main.command()
@@ -147,7 +146,7 @@ def stop(lab: Lab, host: str) -> None:
 @click.pass_obj
 def start(lab: Lab, host: str) -> None:
     """Starts one host that is down and waits for its SSH."""
-    lifecycle.start_one(lab, lab.host(host))
+    lifecycle.start_one(lab, lab.host(host), say)
 
 
 @main.command()
@@ -163,7 +162,16 @@ def pid(lab: Lab, host: str) -> None:
 @click.pass_obj
 def console(lab: Lab, host: str) -> None:
     """Prints what a host said while it booted."""
-    click.echo(lifecycle.driver(lab).console(lab.host(host)).read_text(errors="replace"))
+    said = lifecycle.driver(lab).console(lab.host(host))
+    if not said.exists():
+        raise LabError(f"{host} was never started: python -m lab start {host}")
+    click.echo(said.read_bytes().replace(b"\r", b""), nl=False)
+
+
+@main.command(name="prerequisites")
+def install_prerequisites() -> None:
+    """Installs the Debian packages that the lab needs and this machine lacks."""
+    sys.exit(prerequisites.main())
 
 
 @main.command()

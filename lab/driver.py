@@ -1,10 +1,12 @@
 """What a lab needs of whatever runs its hosts.
 
-`nspawn` shares the machine's kernel; hosts with a kernel of their own are another driver.
+`nspawn` shares the machine's kernel; hosts with a kernel of their own are another driver, which
+`lifecycle.DRIVERS` then names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,26 +14,48 @@ from lab.state import Host
 
 
 class HostDriver(Protocol):
-    """Runs hosts. Every method can be called in any state and leads to the one it names."""
+    """Runs hosts. Every method can be called in any state and leads to the one it names.
 
+    Keys, names and addresses of the hosts are the lab's (`lab.rootfs`); how they get onto a disk,
+    and how that disk comes to run on the lab's bridge, is the driver's.
+    """
+
+    #: As in ``lab info``.
+    name: str
     #: sysctl, swap, LUKS and reboots are the host's own, not the machine's.
     own_kernel: bool
 
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Has the image that hosts start from; makes it where it is missing or its recipe new."""
+
+    def room_for(self, hosts: int) -> None:
+        """Checks that the machine can run so many more.
+
+        :raises LabError: when it cannot, with what to change.
+        """
+
     def create(self, host: Host) -> None:
-        """Makes the host's disk: its name, address, SSH keys; keeps one that exists."""
+        """Makes what the host keeps over its restarts; one that exists stays as it is."""
 
-    def start(self, host: Host) -> None: ...
+    def start(self, host: Host) -> None:
+        """Starts the host with the lab's present names; does not wait until it has booted."""
 
-    def running(self, host: Host) -> bool: ...
+    def renew_names(self, host: Host) -> None:
+        """Lets a running host know the names of all hosts, after the lab has grown or shrunk."""
+
+    def is_running(self, host: Host) -> bool: ...
 
     def stop(self, host: Host) -> None:
         """Shuts the host down in order, by force when it does not."""
 
     def destroy(self, host: Host) -> None:
-        """Stops the host and removes all that is left of it."""
+        """Stops the host and removes all that is left of it, whatever state that is in."""
 
     def init_pid(self, host: Host) -> int:
-        """Process id, on this machine, of the host's first process."""
+        """Process id, on this machine, of the host's first process.
+
+        :raises LabError: when the host does not run.
+        """
 
     def console(self, host: Host) -> Path:
         """File with what the host printed while it booted."""

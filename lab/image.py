@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lab.state import PROJECT, USER, LabError
+from lab.state import USER, LabError
 
+SUITE = "bookworm"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "procps", "openssl",
     "ca-certificates", "curl", "netcat-openbsd", "openjdk-17-jre-headless",
 )  # fmt: skip
 # Hosts have no way out, so nothing may try; what is not needed must not take CPU from the brokers.
+# Units that watch a path cost an inotify instance each, of which the machine has few for all hosts.
 _SETUP = f"""
 set -eu
 useradd --create-home --shell /bin/bash {USER}
@@ -23,6 +29,7 @@ echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
 chmod 440 /etc/sudoers.d/{USER}
 rm -f /etc/ssh/ssh_host_*
 cat >/etc/ssh/sshd_config.d/lab.conf <<'END'
+HostKey /etc/ssh/ssh_host_ed25519_key
 UseDNS no
 PasswordAuthentication no
 PermitRootLogin no
@@ -34,40 +41,101 @@ systemctl enable -q systemd-networkd ssh
 systemctl mask -q apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
   fstrim.timer dpkg-db-backup.timer motd-news.timer getty.target console-getty.service \
   systemd-resolved.service systemd-timesyncd.service systemd-networkd-wait-online.service \
-  systemd-logind.service systemd-homed.service
+  systemd-logind.service systemd-homed.service \
+  systemd-ask-password-console.path systemd-ask-password-wall.path
 : >/etc/machine-id
+rm -f /etc/resolv.conf
 rm -rf /var/cache/apt/* /var/lib/apt/lists/* /usr/share/doc /usr/share/man
 """
+_WORDS_OF_FAILURE = 2000
 
 
 def key() -> str:
-    return hashlib.sha256(f"{PACKAGES}{_SETUP}".encode()).hexdigest()[:12]
+    """Names the image that this recipe makes."""
+    return hashlib.sha256(f"{SUITE}{PACKAGES}{_SETUP}".encode()).hexdigest()[:12]
 
 
-def build(say: Callable[[str], None]) -> Path:
-    """The image's folder; made when this recipe has none yet. A broken build leaves nothing."""
-    cache = PROJECT / ".lab" / "image"
-    image = cache / key()
-    if image.is_dir():
-        return image
-    say("building the hosts' Debian image (once, about two minutes)")
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = cache / f"{key()}.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    setup = cache / "setup.sh"
-    setup.write_text(_SETUP)
+def record(host_folder: Path) -> Path:
+    """Where a host keeps the key of the image it was made from."""
+    return host_folder / "image"
+
+
+def build(images: Path, say: Callable[[str], None]) -> Path:
+    """The image's folder; made when this recipe has none yet. A broken build leaves nothing.
+
+    :param images: the folder of all labs' images.
+    """
+    image = images / key()
+    images.mkdir(parents=True, exist_ok=True)
+    with _lock(images, say):
+        if not image.is_dir():
+            say("building the hosts' Debian image (once, about two minutes)")
+            remove_unused(images)
+            _bootstrap(image)
+    return image
+
+
+def _bootstrap(image: Path) -> None:
+    temporary = image.with_suffix(".new")
+    # Ends with this process, however that ends, and takes its mounts with it.
+    alone = [
+        "setpriv", "--pdeathsig", "KILL",
+        "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc",
+    ]  # fmt: skip
     command = [
         "mmdebstrap", "--variant=minbase", "--mode=root", "--quiet",
         f"--include={','.join(PACKAGES)}",
-        f"--customize-hook=copy-in {setup} /root",
-        '--customize-hook=chroot "$1" sh /root/setup.sh',
-        '--customize-hook=rm "$1/root/setup.sh"',
-        "bookworm", str(temporary),
+        f'--customize-hook=chroot "$1" sh -c {shlex.quote(_SETUP)}',
+        SUITE, str(temporary),
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    setup.unlink()
-    if result.returncode != 0:
+    try:
+        result = subprocess.run([*alone, *command], capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise LabError(f"mmdebstrap failed:\n{result.stderr[-_WORDS_OF_FAILURE:]}")
+        temporary.rename(image)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise LabError(f"mmdebstrap failed:\n{result.stderr[-2000:]}")
-    temporary.rename(image)
-    return image
+
+
+def used(images: Path) -> dict[str, list[str]]:
+    """Image key -> names of the labs that have hosts made from it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(images.parent.glob("*/hosts.d/*/image")):
+        labs = found.setdefault(file.read_text(), [])
+        if file.parts[-4] not in labs:
+            labs.append(file.parts[-4])
+    return found
+
+
+def remove_unused(images: Path) -> None:
+    """Removes images that no host was made from, and what an interrupted build has left."""
+    kept = used(images)
+    for folder in images.iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+
+
+def purge(images: Path, say: Callable[[str], None]) -> None:
+    """Removes the images; those that a lab's hosts run from stay, and are told."""
+    if not images.is_dir():
+        return
+    with _lock(images, say):
+        remove_unused(images)
+        for name, labs in used(images).items():
+            say(f"image {name} stays: used by lab {', '.join(labs)}")
+    if not any(images.iterdir()):
+        images.rmdir()
+
+
+@contextmanager
+def _lock(images: Path, say: Callable[[str], None]) -> Iterator[None]:
+    handle = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another lab builds the hosts' image: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,103 +1,157 @@
-"""Brings a lab up and takes it down."""
+"""Brings a lab up and takes it down. Knows no driver's insides."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from lab import image, network
+from lab.driver import HostDriver
 from lab.network import run
 from lab.nspawn import Nspawn
-from lab.state import PROJECT, Host, Lab, LabError, plan_hosts
+from lab.state import Host, Lab, LabError, plan_hosts
 
-BOOT_S = 60
+BOOT_S = 120.0
+TELL_EVERY_S = 5.0
+RETRY_S = 0.05
+CONSOLE_LINES = 20
+DRIVERS: dict[str, Callable[[Lab], HostDriver]] = {Nspawn.name: Nspawn}
 Say = Callable[[str], None]
 
 
-def driver(lab: Lab) -> Nspawn:
-    return Nspawn(lab, PROJECT / ".lab" / "image" / image.key())
+def driver(lab: Lab) -> HostDriver:
+    return DRIVERS["nspawn"](lab)
 
 
 def up(lab: Lab, zookeepers: int, brokers: int, say: Say) -> None:
     """Makes the lab have just these hosts, all of them running and answering on SSH.
 
-    Hosts that run stay as they are. This process is in the lab's network afterwards.
+    Hosts that run stay as they are, those that are down start with what is on their disks.
     """
     wanted = plan_hosts(zookeepers, brokers)
-    image.build(say)
     drive = driver(lab)
-    for host in lab.hosts():
-        if host not in wanted:
-            say(f"removing {host.name}")
-            drive.destroy(host)
-    _secrets(lab)
-    lab.write_hosts(wanted)
-    network.create(lab)
-    down = [host for host in wanted if not drive.running(host)]
-    if down:
-        say(f"starting {len(down)} hosts in network namespace {lab.namespace}")
-    for host in wanted:
-        drive.create(host)
-        drive.start(host)
-    _write_known_hosts(lab, wanted)
-    network.enter(lab)
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        list(pool.map(lambda host: _wait_for_ssh(lab, drive, host), wanted))
-    say(f"{len(wanted)} hosts answer: {' '.join(host.name for host in wanted)}")
+    drive.prepare(say)
+    with lab.lock(say):
+        down = [host for host in wanted if not drive.is_running(host)]
+        drive.room_for(len(down))
+        for host in lab.leftovers():
+            if host.name not in {one.name for one in wanted}:
+                say(f"removing {host.name}")
+                drive.destroy(host)
+        _secrets(lab, wanted)
+        lab.write_hosts(wanted)
+        network.create(lab)
+        if down:
+            say(f"starting {_count(len(down))} in network namespace {lab.namespace}")
+        for host in wanted:
+            if host in down:
+                drive.create(host)
+                drive.start(host)
+            else:
+                drive.renew_names(host)
+        _wait_for_ssh(lab, drive, wanted, say)
+    say(f"{_count(len(wanted))} answer: {' '.join(host.name for host in wanted)}")
 
 
-def start_one(lab: Lab, host: Host) -> None:
+def start_one(lab: Lab, host: Host, say: Say) -> None:
     """Starts a host that is down and waits until it answers on SSH."""
     drive = driver(lab)
-    drive.start(host)
-    network.enter(lab)
-    _wait_for_ssh(lab, drive, host)
+    with lab.lock(say):
+        if not network.exists(lab):
+            raise lab.not_up()
+        drive.create(host)
+        drive.start(host)
+        _wait_for_ssh(lab, drive, [host], say)
+
+
+def stop_one(lab: Lab, host: Host, say: Say) -> None:
+    with lab.lock(say):
+        driver(lab).stop(host)
 
 
 def down(lab: Lab, say: Say) -> None:
-    """Removes the lab's hosts, network and files."""
+    """Removes the lab's hosts, network and files, whatever state they are in."""
     drive = driver(lab)
-    hosts = lab.hosts()
-    if hosts:
-        say(f"stopping {len(hosts)} hosts")
-        with ThreadPoolExecutor(len(hosts)) as pool:
-            list(pool.map(drive.destroy, hosts))
-    network.destroy(lab)
-    shutil.rmtree(lab.folder, ignore_errors=True)
+    with lab.lock(say):
+        hosts = lab.leftovers()
+        if hosts:
+            say(f"stopping {_count(len(hosts))}")
+            with ThreadPoolExecutor(len(hosts)) as pool:
+                list(pool.map(drive.destroy, hosts))
+        if others := network.users(lab):
+            # Not the lab's processes, so not for it to end; they keep the network until they do.
+            say(f"still in its network, end them yourself: process {', '.join(map(str, others))}")
+        network.destroy(lab)
+        shutil.rmtree(lab.folder)
 
 
-def _secrets(lab: Lab) -> None:
-    lab.folder.mkdir(parents=True, exist_ok=True)
+def purge(lab: Lab, say: Say) -> None:
+    """Removes the image that new hosts start from."""
+    image.purge(lab.images, say)
+
+
+def _count(number: int) -> str:
+    return f"{number} host{'' if number == 1 else 's'}"
+
+
+def _secrets(lab: Lab, hosts: Sequence[Host]) -> None:
     lab.folder.chmod(0o700)
-    if not lab.key.exists():
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.namespace, "-f", str(lab.key))
-    if not lab.passphrase.exists():
-        lab.passphrase.touch(mode=0o600)
-        lab.passphrase.write_text(f"{secrets.token_urlsafe(32)}\n")
-
-
-def _write_known_hosts(lab: Lab, hosts: list[Host]) -> None:
+    keys = [(lab.key, lab.namespace)] + [(lab.host_key(host.name), host.fqdn) for host in hosts]
+    for key, comment in keys:
+        # The public half is written last, so with both there the pair is whole.
+        if not (key.exists() and key.with_suffix(".pub").exists()):
+            key.parent.mkdir(parents=True, exist_ok=True)
+            key.unlink(missing_ok=True)
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(key))
     lines = []
     for host in hosts:
-        public = lab.host_folder(host.name) / "keys/ssh_host_ed25519_key.pub"
-        kind, key, *_ = public.read_text().split()
-        lines.append(f"{host.address},{host.fqdn},{host.name} {kind} {key}\n")
+        kind, public, *_ = lab.host_key(host.name).with_suffix(".pub").read_text().split()
+        lines.append(f"{host.address},{host.fqdn},{host.name} {kind} {public}\n")
     lab.known_hosts.write_text("".join(lines))
+    if not lab.passphrase.exists():
+        temporary = lab.folder / "ca-passphrase.new"
+        temporary.touch(mode=0o600)
+        temporary.write_text(f"{secrets.token_urlsafe(32)}\n")
+        temporary.replace(lab.passphrase)
 
 
-def _wait_for_ssh(lab: Lab, drive: Nspawn, host: Host) -> None:
+def _wait_for_ssh(lab: Lab, drive: HostDriver, hosts: Sequence[Host], say: Say) -> None:
+    given_up = threading.Event()
+    # A thread is in a network namespace by itself: this process stays in its own.
+    with ThreadPoolExecutor(len(hosts), initializer=network.enter, initargs=(lab,)) as pool:
+        waiting = {pool.submit(_answers, drive, host, given_up): host for host in hosts}
+        try:
+            while waiting:
+                done, _ = wait(waiting, TELL_EVERY_S, FIRST_COMPLETED)
+                for one in done:
+                    del waiting[one]
+                    one.result()
+                if not done:
+                    say(f"waiting for {', '.join(host.name for host in waiting.values())}")
+        finally:
+            given_up.set()
+
+
+def _answers(drive: HostDriver, host: Host, given_up: threading.Event) -> None:
+    """Returns once the host's SSH server has said its first word, or nobody waits for it."""
     deadline = time.monotonic() + BOOT_S
-    while time.monotonic() < deadline and drive.running(host):
+    while time.monotonic() < deadline and drive.is_running(host):
         try:
             with socket.create_connection((host.address, 22), timeout=2) as connection:
                 connection.settimeout(5)
                 if connection.recv(4) == b"SSH-":
                     return
         except OSError:
-            time.sleep(0.1)
-    tail = drive.console(host).read_text(errors="replace").splitlines()[-15:]
-    raise LabError(f"{host.name} did not answer on SSH; its console:\n" + "\n".join(tail))
+            pass
+        # Until the host is there nothing tells that it is.
+        if given_up.wait(RETRY_S):
+            return
+    reason = f"within {BOOT_S:.0f} s" if drive.is_running(host) else "before it ended"
+    tail = drive.console(host).read_text(errors="replace").split("\n")[-CONSOLE_LINES:]
+    said = "\n".join(line for line in map(str.strip, tail) if line)
+    raise LabError(f"{host.name} did not answer on SSH {reason}; its console:\n{said}")

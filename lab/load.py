@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -29,11 +29,16 @@ from confluent_kafka.admin import (
 )
 
 MAX_SECONDS = 900
+READY_S = 60.0
 
 
 @dataclass
 class Report:
-    """Counts of messages; latencies in milliseconds from produce call to acknowledgement."""
+    """Counts of messages; latencies in milliseconds from produce call to acknowledgement.
+
+    ``fault`` says why nothing could be counted. ``client_errors`` are what the clients got over by
+    themselves, such as a broker that restarted.
+    """
 
     sent: int = 0
     acknowledged: int = 0
@@ -41,6 +46,7 @@ class Report:
     lost: int = 0
     duplicated: int = 0
     out_of_order: int = 0
+    fault: str = ""
     produce_errors: list[str] = field(default_factory=list)
     client_errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -51,8 +57,8 @@ class Report:
 
     @property
     def good(self) -> bool:
-        return self.sent == self.acknowledged == self.received and not (
-            self.lost or self.duplicated or self.out_of_order or self.produce_errors
+        return 0 < self.sent == self.acknowledged == self.received and not (
+            self.fault or self.lost or self.duplicated or self.out_of_order or self.produce_errors
         )
 
 
@@ -101,7 +107,8 @@ class _Receiver(threading.Thread):
         self.last: dict[int, int] = {}
         self.out_of_order = 0
         self.errors: list[str] = []
-        self.assigned = threading.Event()
+        self.ready = threading.Event()  # set after a fault too
+        self.fault = ""
         self.expected: int | None = None
         self.deadline = time.monotonic() + MAX_SECONDS
         self.consumer = Consumer(
@@ -118,18 +125,38 @@ class _Receiver(threading.Thread):
     def _error(self, error: Any) -> None:
         self.errors.append(str(error))
 
-    def run(self) -> None:
-        from confluent_kafka import TopicPartition
+    def _ends(self) -> list[TopicPartition]:
+        """Where each partition ends, once the brokers know the topic and who may read it.
 
-        # Offsets are taken before the first message is sent, so none can be missed by a race.
-        parts = []
-        for number in range(self.partitions):
-            _, high = self.consumer.get_watermark_offsets(
-                TopicPartition(self.topic, number), timeout=30
-            )
-            parts.append(TopicPartition(self.topic, number, high))
-        self.consumer.assign(parts)
-        self.assigned.set()
+        They learn of both a moment after the request that made them was answered.
+        """
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                # Asks anew: a client that once heard of no such topic asks again only much later.
+                self.consumer.list_topics(self.topic, timeout=10)
+                parts = [TopicPartition(self.topic, number) for number in range(self.partitions)]
+                for part in parts:
+                    part.offset = self.consumer.get_watermark_offsets(part, timeout=10)[1]
+                return parts
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                self.consumer.poll(0.2)
+
+    def run(self) -> None:
+        try:
+            # Offsets are taken before the first message is sent, so none can be missed by a race.
+            self.consumer.assign(self._ends())
+            self.ready.set()
+            self._receive()
+        except Exception as error:
+            self.fault = str(error)
+        finally:
+            self.ready.set()
+            self.consumer.close()
+
+    def _receive(self) -> None:
         while time.monotonic() < self.deadline:
             message = self.consumer.poll(0.5)
             if message is None:
@@ -150,7 +177,6 @@ class _Receiver(threading.Thread):
             if sequence <= self.last.get(partition, -1) and self.seen[sequence] == 1:
                 self.out_of_order += 1
             self.last[partition] = max(sequence, self.last.get(partition, -1))
-        self.consumer.close()
 
 
 def run(
@@ -174,8 +200,10 @@ def run(
     report = Report()
     receiver = _Receiver(client, topic, run_id, partitions)
     receiver.start()
-    if not receiver.assigned.wait(60):
-        report.client_errors = [*receiver.errors, "the consumer was not ready after 60 s"]
+    receiver.ready.wait(READY_S + 30)
+    if receiver.fault or not receiver.ready.is_set():
+        report.fault = f"the consumer was not ready: {receiver.fault or 'no answer'}"
+        report.client_errors = receiver.errors
         return report
     producer = Producer(
         client
@@ -226,6 +254,7 @@ def run(
     receiver.expected = report.acknowledged
     receiver.deadline = min(receiver.deadline, time.monotonic() + 60)
     receiver.join(70)
+    report.fault = receiver.fault
     report.received = len(receiver.seen)
     report.duplicated = sum(count - 1 for count in receiver.seen.values())
     report.lost = report.acknowledged - report.received

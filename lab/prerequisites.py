@@ -6,58 +6,89 @@ Standard library only, as it runs before the virtual environment exists.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 
-# Program -> package that has it.
+# Program -> package that has it. A JDK, not a JRE: tests have Java read the stores.
 PROGRAMS = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "mount": "mount",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "openssl": "openssl",
     "tcpdump": "tcpdump",
     "strace": "strace",
-    "keytool": "default-jre-headless",
-    "java": "default-jre-headless",
+    "java": "default-jdk-headless",
+    "javac": "default-jdk-headless",
+    "keytool": "default-jdk-headless",
     "mvn": "maven",
 }
+_LAST = 2000  # characters of apt's output, of which the end says what is wrong
+
+
+class InstallError(Exception):
+    """What the package manager said."""
 
 
 def missing() -> list[str]:
     """Packages to install, each once, in order."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     wanted = [
         package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)
     ]
     return list(dict.fromkeys(wanted))
 
 
+def install(packages: list[str]) -> None:
+    """Installs with the package lists as they are; fetches those only when that does not work."""
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
+    try:
+        _run(command)
+    except InstallError:
+        _run(["apt-get", "update", "-q"])
+        _run(command)
+
+
+def _run(command: list[str]) -> None:
+    print(f"--> {shlex.join(command)}", flush=True)
+    result = subprocess.run(
+        command,
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise InstallError(f"{result.stdout[-_LAST:]}\n{shlex.join(command[:2])} failed")
+
+
 def main() -> int:
     packages = missing()
     if not packages:
         return 0
-    if os.geteuid() != 0:
-        print(f"the lab needs these packages: {' '.join(packages)}; install them, or run as root",
-              file=sys.stderr)  # fmt: skip
+    needs = f"the lab needs these Debian packages: {' '.join(packages)}"
+    if not shutil.which("apt-get"):
+        print(f"{needs}; this machine has no apt-get to install them", file=sys.stderr)
         return 1
-    print(f"--> installing {' '.join(packages)}", flush=True)
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages],
-    ):
-        result = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            check=False,
-        )  # fmt: skip
-        if result.returncode != 0:
-            print(result.stdout[-2000:], file=sys.stderr)
-            print(f"{' '.join(command[:2])} failed", file=sys.stderr)
-            return 1
+    if os.geteuid() != 0:
+        print(f"{needs}; install them, or run as root", file=sys.stderr)
+        return 1
+    print(needs, flush=True)
+    try:
+        install(packages)
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if packages := missing():
+        print(f"still missing after installing: {' '.join(packages)}", file=sys.stderr)
+        return 1
     return 0
 
 

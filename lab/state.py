@@ -1,14 +1,17 @@
 """What a lab is made of: its hosts, their addresses, and where its files lie.
 
-Pure but for reading and writing ``.lab/NAME/lab.json``.
+Pure but for reading and writing ``.lab/NAME/lab.json`` and the lock on that folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +21,9 @@ NETWORK = "10.77.0"
 PREFIX_LENGTH = 24
 GATEWAY = f"{NETWORK}.1"  # the lab's own end of the bridge; nothing is routed beyond it
 USER = "deploy"
-MOST_HOSTS = 60
-ROLES = {"zk": "zookeepers", "kafka": "brokers"}
+MOST_ZOOKEEPERS, MOST_BROKERS = 9, 50
+# Folders of `.lab` that all labs share.
+IMAGES, ARCHIVES = "image", "dist"
 
 
 class LabError(Exception):
@@ -45,8 +49,10 @@ def plan_hosts(zookeepers: int, brokers: int) -> list[Host]:
 
     :raises LabError: for sizes that cannot be.
     """
-    if not 1 <= zookeepers <= 9 or not 0 <= brokers <= MOST_HOSTS - 10:
-        raise LabError("a lab has 1 to 9 ZooKeeper servers and 0 to 50 brokers")
+    if not 1 <= zookeepers <= MOST_ZOOKEEPERS or not 0 <= brokers <= MOST_BROKERS:
+        raise LabError(
+            f"a lab has 1 to {MOST_ZOOKEEPERS} ZooKeeper servers and 0 to {MOST_BROKERS} brokers"
+        )
     return [
         Host(f"{short}{number}", role, number, f"{NETWORK}.{base + number}")
         for short, role, base, count in (
@@ -62,19 +68,26 @@ class Lab:
     """A lab by name; several, of several clones of the project, live side by side."""
 
     name: str
+    root: Path = PROJECT / ".lab"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", self.name):
             raise LabError(f"lab name {self.name!r}: 1 to 8 of a-z and 0-9, a letter first")
+        if self.name in (IMAGES, ARCHIVES):
+            raise LabError(f"lab name {self.name!r} is taken: all labs share that folder")
 
     @property
     def folder(self) -> Path:
-        return PROJECT / ".lab" / self.name
+        return self.root / self.name
+
+    @property
+    def images(self) -> Path:
+        return self.root / IMAGES
 
     @property
     def namespace(self) -> str:
-        """Name of its network namespace, and the start of its machines' names."""
-        digest = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:6]
+        """Name of its network namespace, and the end of its machines' names."""
+        digest = hashlib.sha256(str(self.root.parent).encode()).hexdigest()[:6]
         return f"sb-{self.name}-{digest}"
 
     @property
@@ -104,28 +117,77 @@ class Lab:
     def host_folder(self, host: str) -> Path:
         return self.folder / "hosts.d" / host
 
+    def host_key(self, host: str) -> Path:
+        """Private half of the key by which the host's SSH server is known."""
+        return self.host_folder(host) / "keys" / "ssh_host_ed25519_key"
+
     def hosts(self) -> list[Host]:
-        """The hosts it has, none when it was never up."""
+        """The hosts it has, none when it was never up.
+
+        :raises LabError: when its file is not what this version writes.
+        """
+        file = self.folder / "lab.json"
         try:
-            return [Host(**item) for item in json.loads((self.folder / "lab.json").read_text())]
+            return [Host(**item) for item in json.loads(file.read_text())]
         except FileNotFoundError:
             return []
+        except (ValueError, TypeError):
+            raise LabError(
+                f"{file} is not readable as a lab's state: 'python -m lab down' removes the lab"
+            ) from None
+
+    def leftovers(self) -> list[Host]:
+        """Every host that has a folder, known to ``lab.json`` or not: what taking down must end."""
+        folder = self.folder / "hosts.d"
+        names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+        return [Host(name, "", 0, "") for name in names]
 
     def write_hosts(self, hosts: list[Host]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / "lab.json.new"
-        temporary.write_text(json.dumps([asdict(host) for host in hosts], indent=1))
-        temporary.replace(self.folder / "lab.json")
         lines = [f"{host.address} {host.fqdn} {host.name}\n" for host in hosts]
         self.etc_hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
+        temporary = self.folder / "lab.json.new"
+        temporary.write_text(json.dumps([asdict(host) for host in hosts], indent=1) + "\n")
+        temporary.replace(self.folder / "lab.json")
 
     def host(self, name: str) -> Host:
-        for host in self.hosts():
-            if host.name == name:
+        """The host by its short or its full name."""
+        hosts = self.hosts()
+        for host in hosts:
+            if name in (host.name, host.fqdn):
                 return host
+        if not hosts:
+            raise self.not_up()
         raise LabError(f"lab {self.name!r} has no host {name!r}; 'python -m lab info' lists them")
+
+    def not_up(self) -> LabError:
+        return LabError(
+            f"lab {self.name!r} is not up: start it with 'python -m lab up' or 'make lab'"
+        )
+
+    @contextmanager
+    def lock(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Keeps other processes from changing the lab. Makes its folder.
+
+        The lock is on the folder itself, so it leaves nothing behind and ends with the process.
+        """
+        while True:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"another command is at work on lab {self.name!r}: waiting for it")
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                # Whoever had the lock may have removed the folder, and its lock with it.
+                if self.folder.is_dir() and os.path.samestat(os.fstat(handle), self.folder.stat()):
+                    yield
+                    return
+            finally:
+                os.close(handle)
 
 
 def current() -> Lab:
     """The lab that the environment names (STRONGBOX_LAB), ``lab`` otherwise."""
-    return Lab(os.environ.get("STRONGBOX_LAB", "lab"))
+    return Lab(os.environ.get("STRONGBOX_LAB") or "lab")
