@@ -154,7 +154,6 @@ def measure(lab: Lab, names: Sequence[str], what: Callable[[], tuple[str, float,
 
 def provision(lab: Lab, zookeepers: int, brokers: int) -> None:
     say(f"{zookeepers} + {brokers} hosts")
-    # In a process of its own: `up` moves its process into the lab's network.
     _run([sys.executable, "-m", "lab.dist"], _environment())
     _run([sys.executable, "-m", "lab", "up", "--zookeepers", str(zookeepers),
           "--brokers", str(brokers)], _environment())  # fmt: skip
