@@ -211,6 +211,17 @@ def once(key: str, compute: Callable[[], T]) -> T:
     return value
 
 
+def remember(key: str, value: object) -> None:
+    """Keeps what one operation read for a later one of the same run and host; see `recall`."""
+    notes: dict[str, object] = state.__dict__.setdefault("_strongbox_notes", {})
+    notes[key] = value
+
+
+def recall(key: str) -> Any:
+    """What `remember` kept, None when nothing. Only ever a reason to leave something as it is."""
+    return state.__dict__.get("_strongbox_notes", {}).get(key)
+
+
 _UNPACK = """\
 set -eu; umask 022
 mkdir -p {base}; rm -rf {base}/.incoming.*

@@ -9,12 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
 from pyinfra import state
 from pyinfra.api.exceptions import PyinfraError
 
 from roles.common.operations import once
 
 KEEPALIVE_S = 30
+# A host whose kernel has not acknowledged anything for so long is lost. Without this the run would
+# wait for TCP's own patience, a quarter of an hour; a host that is only busy does acknowledge.
+UNANSWERED_S = 60
 LOCK = "/run/strongbox.lock"
 _CONFLICT = 75
 # The lock is held by a process that reads this channel until it ends: however the run ends (SIGKILL
@@ -38,7 +42,7 @@ class RunOptions:
 
 
 def tune(host: Any) -> None:
-    """Sets TCP_NODELAY and keepalive on a host's SSH connection.
+    """Sets TCP_NODELAY, keepalive and a limit for unanswered data on a host's SSH connection.
 
     paramiko leaves Nagle's algorithm on, which costs about 40 ms for each command, and hosts that
     wait at a barrier would be dropped by firewalls without keepalive.
@@ -51,6 +55,8 @@ def tune(host: Any) -> None:
     setsockopt = getattr(transport.sock, "setsockopt", None)  # a ProxyJump channel has none
     if setsockopt is not None:
         setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None):  # Linux
+            setsockopt(socket.IPPROTO_TCP, user_timeout, UNANSWERED_S * 1000)
 
 
 def options() -> RunOptions:
@@ -79,14 +85,16 @@ def begin(exclusive: bool = True) -> None:
 
 def _begin(exclusive: bool) -> None:
     dry = options().dry
-    # The same order in every run: of two that start together one gets the first host, and with
-    # it all of them.
-    for host in sorted(state.active_hosts, key=lambda item: item.name):
+    take = _check_sudo if dry or not exclusive else _lock
+    first, *others = sorted(state.active_hosts, key=lambda item: item.name)
+    # The same host first in every run: of two that start together one gets it, and with it all.
+    for host in (first, *others):
         tune(host)
-        if dry or not exclusive:
-            _check_sudo(host)
-        else:
-            _lock(host)
+    take(first)
+    taking = [gevent.spawn(take, host) for host in others]
+    gevent.joinall(taking)
+    for one in taking:
+        one.get()
 
 
 def _transport(host: Any) -> Any:

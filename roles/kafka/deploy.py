@@ -9,7 +9,7 @@ from pyinfra import host, inventory
 from roles.common.archive import Archive
 from roles.common.operations import barrier, installed_archive, managed_paths, once
 from roles.kafka import plan
-from roles.kafka.facts import ActiveController
+from roles.kafka.facts import ActiveController, Observed
 from roles.kafka.files import BrokerHost, wanted
 from roles.kafka.operations import Brokers, observe, outdated, planned_refusals, restart, start
 
@@ -36,6 +36,9 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
     if host.name in brokers:
         start(name="Kafka: start what is down", brokers=brokers)
     barrier(name="barrier: Kafka serves", label="Kafka serves")
+    if host.name in brokers:
+        # Each host reads its own at the same time as the others; then one puts them together.
+        _seen(host.name, brokers)
     order = once("broker order", lambda: _order(brokers, stores_due, stores_usable))
     for broker in host.loop(order):  # type: ignore[no-untyped-call]
         if host.name == broker:
@@ -47,8 +50,12 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
         barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
 
 
+def _seen(broker: str, brokers: Brokers) -> Observed:
+    return once(f"Kafka on {broker}", lambda: observe(broker, brokers))
+
+
 def _order(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> list[str]:
-    seen = {name: observe(name, brokers) for name in sorted(brokers)}
+    seen = {name: _seen(name, brokers) for name in sorted(brokers)}
     names = {brokers[name].settings.broker_id: name for name in brokers}
     running = [name for name, item in seen.items() if item.service.running]
     stale = [name for name in running if outdated(seen[name], brokers[name]) or stores_due(name)]

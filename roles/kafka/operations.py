@@ -8,7 +8,7 @@ from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, showing_changes
+from roles.common.operations import Commands, known, recall, remember, showing_changes
 from roles.common.service import start_commands
 from roles.kafka import plan
 from roles.kafka.facts import KafkaState, Observed, TopicDescriptions
@@ -78,6 +78,8 @@ def start(brokers: Brokers) -> Commands:
     seen = observe(host.name, brokers)
     if seen.service.running and seen.service.enabled:
         host.noop("Kafka runs")
+        if state.is_executing:
+            remember(f"Kafka on {host.name}", seen)
         return
     if showing_changes():
         host.log("start Kafka")
@@ -96,7 +98,10 @@ def restart(brokers: Brokers, stores_change: bool) -> Commands:
     + stores_change: this run writes new stores on this host
     """
     node = brokers[host.name]
-    seen = observe(host.name, brokers)
+    # What `start` has just read can only spare a reading, never decide on a restart.
+    seen = recall(f"Kafka on {host.name}")
+    if seen is None or outdated(seen, node):
+        seen = observe(host.name, brokers)
     reason = outdated(seen, node)
     # While the run is only planned the new stores are not there to compare with.
     if not reason and stores_change and not state.is_executing:

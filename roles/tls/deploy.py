@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from pyinfra import host, inventory
 from pyinfra.api.exceptions import PyinfraError
@@ -12,7 +13,7 @@ from roles.common.operations import known, once
 from roles.common.session import options
 from roles.tls import authority, passphrase
 from roles.tls.authority import AuthorityError, Keyring
-from roles.tls.facts import StoresState
+from roles.tls.facts import HostStores, StoresState
 from roles.tls.leaf import LeafError
 from roles.tls.operations import key_and_trust_stores, other_stores_absent
 from roles.tls.passphrase import Passphrase, PassphraseError
@@ -51,7 +52,15 @@ def _now() -> datetime.datetime:
     return once("now", lambda: datetime.datetime.now(datetime.UTC))
 
 
-def _decide(name: str, certificates: HostCertificates) -> dict[str, Decision]:
+@dataclass(frozen=True)
+class Reading:
+    """A host's stores as they were before the run changed any, and what is to be done with them."""
+
+    seen: HostStores
+    decisions: Mapping[str, Decision]
+
+
+def _decide(name: str, certificates: HostCertificates) -> Reading:
     seen = known(
         inventory.get_host(name).get_fact(
             StoresState,
@@ -61,22 +70,24 @@ def _decide(name: str, certificates: HostCertificates) -> dict[str, Decision]:
         f"the key stores on {name}",
     )
     wanted = wanted_stores(certificates, _now())
-    return {base: decide(seen.stores[base], item, _now()) for base, item in wanted.items()}
+    return Reading(
+        seen, {base: decide(seen.stores[base], item, _now()) for base, item in wanted.items()}
+    )
 
 
-def decisions(name: str, certificates: HostCertificates) -> dict[str, Decision]:
-    """What will be done for each store of the host of that name; read once in a run."""
+def reading(name: str, certificates: HostCertificates) -> Reading:
+    """The stores of the host of that name; read once in a run, as nobody else may write them."""
     return once(f"stores of {name}", lambda: _decide(name, certificates))
 
 
 def stores_due(name: str, certificates: HostCertificates) -> bool:
     """Whether this run writes new stores on the host of that name."""
-    return any(item.writes for item in decisions(name, certificates).values())
+    return any(item.writes for item in reading(name, certificates).decisions.values())
 
 
 def stores_usable(name: str, certificates: HostCertificates) -> bool:
     """Whether the host of that name can use its stores for connections now, before this run."""
-    return all(item.usable for item in decisions(name, certificates).values())
+    return all(item.usable for item in reading(name, certificates).decisions.values())
 
 
 def distribute_stores(certificates: HostCertificates) -> None:
@@ -87,12 +98,14 @@ def distribute_stores(certificates: HostCertificates) -> None:
     """
     keyring = once("keyring", lambda: Keyring(_reader(certificates.settings)))
     wanted = wanted_stores(certificates, _now())
+    found = reading(host.name, certificates)
     if not options().dry:
-        _open_keys(certificates, decisions(host.name, certificates), wanted, keyring)
+        _open_keys(certificates, found.decisions, wanted, keyring)
     key_and_trust_stores(
         name="TLS: keys, certificates and truststores",
         certificates=certificates,
         wanted=wanted,
+        seen=found.seen,
         keyring=keyring,
         now=_now(),
     )
@@ -103,7 +116,12 @@ def remove_old_stores(certificates: HostCertificates) -> None:
 
     A process that still runs with the old ones reads them again whenever it reconnects.
     """
-    other_stores_absent(name="TLS: remove stores of the other kind", certificates=certificates)
+    found = reading(host.name, certificates).decisions
+    other_stores_absent(
+        name="TLS: remove stores of the other kind",
+        bases=[base for base, item in found.items() if item.remove_left_over],
+        store_type=certificates.settings.store_type,
+    )
 
 
 def _reader(settings: TlsSettings) -> Callable[[], Passphrase]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyinfra import host, state
 from pyinfra.api.command import QuoteString, StringCommand
@@ -12,7 +12,6 @@ from pyinfra.api.operation import operation
 from roles.common.operations import (
     Commands,
     attributes_command,
-    known,
     refuse,
     show_diff,
     showing_changes,
@@ -21,7 +20,7 @@ from roles.common.operations import (
 from roles.common.plan import Kind, ManagedFile
 from roles.tls import authority, stores
 from roles.tls.authority import AuthorityError, Keyring
-from roles.tls.facts import HostStores, StoresState
+from roles.tls.facts import HostStores
 from roles.tls.leaf import LeafError
 from roles.tls.plan import (
     Decision,
@@ -41,6 +40,7 @@ MODE = "600"
 def key_and_trust_stores(
     certificates: HostCertificates,
     wanted: Mapping[str, StoreWanted],
+    seen: HostStores,
     keyring: Keyring,
     now: datetime.datetime,
 ) -> Commands:
@@ -51,16 +51,11 @@ def key_and_trust_stores(
 
     + certificates: whose stores, and who owns the files
     + wanted: by path without ending
+    + seen: what the stores hold
     + keyring: opens the authorities' keys when they are needed
     + now: the time that decides what is due
     """
     settings = certificates.settings
-    seen = known(
-        host.get_fact(
-            StoresState, bases=list(wanted), store_type=str(certificates.settings.store_type)
-        ),
-        "the key stores",
-    )
     decisions = {base: decide(seen.stores[base], item, now) for base, item in wanted.items()}
     loose = _loose(seen, certificates.owner)
     due = {base: item for base, item in decisions.items() if item.writes}
@@ -90,22 +85,17 @@ def key_and_trust_stores(
 
 
 @operation()
-def other_stores_absent(certificates: HostCertificates) -> Commands:
+def other_stores_absent(bases: Sequence[str], store_type: StoreType) -> Commands:
     """
     Removes the files of stores of the kind that is not wanted.
 
-    + certificates: whose stores
+    + bases: paths without ending of the stores that have such files
+    + store_type: the kind that is wanted
     """
-    store_type = certificates.settings.store_type
-    seen = known(
-        host.get_fact(StoresState, bases=list(certificates.specs), store_type=str(store_type)),
-        "the key stores",
-    )
-    left = [base for base, item in seen.stores.items() if item.left_over]
-    if not left:
+    if not bases:
         host.noop("there are only stores of the wanted kind")
         return
-    for base in left:
+    for base in bases:
         if showing_changes():
             host.log(f"{base}: remove the files that are not {store_type}")
         paths = _other_files(base, store_type)

@@ -8,6 +8,7 @@ from pyinfra.api.exceptions import OperationError
 from roles.common.archive import Archive
 from roles.common.operations import barrier, installed_archive, managed_paths, once
 from roles.zookeeper import plan
+from roles.zookeeper.facts import Observed
 from roles.zookeeper.files import ZookeeperHost, wanted
 from roles.zookeeper.operations import Ensemble, observe, restart, start, states_of
 
@@ -24,7 +25,10 @@ def configure(node: ZookeeperHost, archive: Archive) -> None:
 
 def roll(ensemble: Ensemble) -> None:
     """Called by every host: starts what is down, then restarts what is outdated, leader last."""
-    seen = once("ensemble", lambda: {name: observe(name, ensemble) for name in sorted(ensemble)})
+    if host.name in ensemble:
+        # Each host reads its own at the same time as the others; then one puts them together.
+        _seen(host.name, ensemble)
+    seen = once("ensemble", lambda: {name: _seen(name, ensemble) for name in sorted(ensemble)})
     states = states_of(seen)
     waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
     if isinstance(waves, plan.Refusal):
@@ -41,3 +45,7 @@ def roll(ensemble: Ensemble) -> None:
         if host.name == member:
             restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
         barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")
+
+
+def _seen(member: str, ensemble: Ensemble) -> Observed:
+    return once(f"ZooKeeper on {member}", lambda: observe(member, ensemble))

@@ -8,7 +8,7 @@ from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, showing_changes
+from roles.common.operations import Commands, known, recall, remember, showing_changes
 from roles.common.service import start_commands
 from roles.zookeeper import plan
 from roles.zookeeper.facts import Observed, ZookeeperState
@@ -60,10 +60,16 @@ def start(ensemble: Ensemble) -> Commands:
     seen = observe(host.name, ensemble)
     if seen.service.running and seen.service.enabled:
         host.noop("ZooKeeper runs")
+        if state.is_executing:
+            remember(f"ZooKeeper on {host.name}", seen)
         return
     if showing_changes():
         host.log("start ZooKeeper")
     yield from _come_up(ensemble[host.name], "start")
+
+
+def _up_to_date(seen: Observed, node: ZookeeperHost) -> bool:
+    return not seen.service.running or seen.service.started_with == started_with(node)
 
 
 @operation()
@@ -76,8 +82,11 @@ def restart(ensemble: Ensemble) -> Commands:
     + ensemble: all members by host name
     """
     node = ensemble[host.name]
-    mine = observe(host.name, ensemble)
-    if not mine.service.running or mine.service.started_with == started_with(node):
+    # What `start` has just read can only spare a reading, never decide on a restart.
+    mine = recall(f"ZooKeeper on {host.name}")
+    if mine is None or not _up_to_date(mine, node):
+        mine = observe(host.name, ensemble)
+    if _up_to_date(mine, node):
         host.noop("ZooKeeper runs with the declared configuration")
         return
     seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
