@@ -21,12 +21,16 @@ KEEPALIVE_S = 30
 UNANSWERED_S = 60
 LOCK = "/run/strongbox.lock"
 _CONFLICT = 75
+_BEAT_S = 10
 # The lock is held by a process that reads this channel until it ends: however the run ends (SIGKILL
-# and a lost network among them) the lock ends with the connection, so none is ever left behind.
+# among them) the lock ends with the connection. The beats make the host's kernel notice a peer that
+# is gone without a word, which silence does not; kernels answer them, so a controller that waits at
+# a prompt keeps its lock.
 _HOLD = (
     f"sudo -n sh -c 'umask 022; exec 9>>{LOCK}; flock --nonblock 9 || {{ cat {LOCK}.by; "
-    f'exit {_CONFLICT}; }}; IFS= read -r who; printf "%s\\n" "$who" >{LOCK}.by; echo held; '
-    "exec cat >/dev/null'"
+    f'exit {_CONFLICT}; }}; IFS= read -r who; printf "%s\\n" "$who, held here by process $$" '
+    f">{LOCK}.by; echo held; {{ exec 9>&-; while sleep {_BEAT_S}; do echo; done; }} & "
+    "cat >/dev/null; kill $!'"
 )
 
 
@@ -142,7 +146,8 @@ def _lock(host: Any) -> None:
             channel.close()
         raise SessionError(
             f"{host.name}: another run is at work here ({first or 'unknown holder'}): wait for it "
-            "to end; its lock ends with its SSH connection. Nothing was changed"
+            "to end; its lock ends with its SSH connection (if its machine is lost: with that "
+            "process). Nothing was changed"
         )
     said = channel.makefile_stderr("rb").read().decode(errors="replace").strip()
     raise _sudo_remedy(host, said.splitlines()[0] if said else first)
