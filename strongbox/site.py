@@ -46,7 +46,7 @@ def site(cluster: Cluster, name: str) -> HostSite:
     ensemble = {item: _zookeeper(cluster, cluster.nodes[item]) for item in cluster.zookeepers}
     brokers = {item: _broker(cluster, cluster.nodes[item]) for item in cluster.brokers}
     return HostSite(
-        base=_base(node),
+        base=_base(node, ensemble.get(name), brokers.get(name)),
         certificates=_certificates(cluster, node),
         archive=_archive(node),
         zookeeper=ensemble.get(name),
@@ -72,12 +72,20 @@ def _archive(node: Node) -> Archive:
         raise SettingsError(f"{node.name}: {error}") from None
 
 
-def _base(node: Node) -> HostBase:
+def _base(node: Node, zookeeper: ZookeeperHost | None, broker: BrokerHost | None) -> HostBase:
     role = zookeeper_files if node.zookeeper else kafka_files
+    directories = role.directories(node.common.base_dir)
+    wanted = [
+        *directories,
+        *(zookeeper_files.wanted(zookeeper) if zookeeper else ()),
+        *(kafka_files.wanted(broker) if broker else ()),
+    ]
+    paths = dict.fromkeys(item.path for item in wanted)
     return HostBase(
         packages=node.common.packages,
         accounts=(role.USER,),
-        directories=role.directories(node.common.base_dir),
+        directories=directories,
+        paths=[*paths, _archive(node).libs],
     )
 
 

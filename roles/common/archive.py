@@ -34,6 +34,11 @@ class Archive:
         """Where it lies on a host. The digest in the name makes each build a folder of its own."""
         return f"{DIST_DIR}/{self.sha512[:16]}"
 
+    @property
+    def libs(self) -> str:
+        """There once the archive is installed."""
+        return f"{self.directory}/libs"
+
 
 def parse_sha512(text: str, where: str) -> str:
     """The digest in *text*: bare hex, ``sha512sum`` output, or the ``gpg --print-md`` format

@@ -14,10 +14,14 @@ class HostBase:
     packages: Sequence[str]
     accounts: Sequence[str]
     directories: Sequence[ManagedDirectory]
+    paths: Sequence[str]  # everything that later operations of the run look at
 
 
 def prepare_host(base: HostBase) -> None:
     host_base(
-        name="Host: packages and service accounts", packages=base.packages, accounts=base.accounts
+        name="Host: packages and service accounts",
+        packages=base.packages,
+        accounts=base.accounts,
+        paths=base.paths,
     )
     managed_paths(name="Host: folders", wanted=base.directories)

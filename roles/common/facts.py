@@ -7,7 +7,7 @@ look" and never "not there": pyinfra returns a fact's default when the connectio
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -95,24 +95,32 @@ class TextContents(FactBase[dict[str, list[str]] | None]):
 
 @dataclass(frozen=True)
 class HostBase:
-    """Packages that are missing, service accounts that exist, free space, clock."""
+    """Packages that are missing, service accounts that exist, and what lies at the paths."""
 
     missing_packages: tuple[str, ...]
     accounts: frozenset[str]
+    paths: Mapping[str, Observed]
 
 
 class HostBaseState(FactBase[HostBase | None]):
-    """Which of the wanted packages are not installed, and which of the accounts exist."""
+    """Which of the packages are not installed, which of the accounts exist, and the paths."""
 
     @override
-    def command(self, packages: Sequence[str], accounts: Sequence[str]) -> StringCommand:
+    def command(
+        self, packages: Sequence[str], accounts: Sequence[str], paths: Sequence[str]
+    ) -> StringCommand:
         return StringCommand(
             "set --",
             *shell_words(packages),
             "; for p; do dpkg-query -W -f '${db:Status-Abbrev}' \"$p\" 2>/dev/null",
             "| grep -q '^ii' || echo \"missing $p\"; done; set --",
             *shell_words(accounts),
-            '; for a; do if getent passwd "$a" >/dev/null; then echo "account $a"; fi; done; echo',
+            '; for a; do if getent passwd "$a" >/dev/null; then echo "account $a"; fi; done;',
+            "set --",
+            *shell_words(paths),
+            ";",
+            _STAT,
+            "; echo",
             END,
         )
 
@@ -121,8 +129,9 @@ class HostBaseState(FactBase[HostBase | None]):
         lines = complete(output)
         if lines is None:
             return None
-        found = [line.split(" ", 1) for line in lines]
+        found = [line.split(" ", 1) for line in lines if "\t" not in line]
         return HostBase(
             tuple(value for kind, value in found if kind == "missing"),
             frozenset(value for kind, value in found if kind == "account"),
+            parse_paths([line for line in lines if "\t" in line]),
         )

@@ -23,7 +23,16 @@ from pyinfra.api.output import format_text
 
 from roles.common.archive import DIST_DIR, Archive, ArchiveError, check_local
 from roles.common.facts import HostBaseState, PathStates, TextContents
-from roles.common.plan import Kind, ManagedDirectory, ManagedFile, PlanError, Step, plan_paths
+from roles.common.plan import (
+    Kind,
+    ManagedDirectory,
+    ManagedFile,
+    Observed,
+    PlanError,
+    Step,
+    plan_paths,
+)
+from roles.common.readings import forget, recall, remember
 from roles.common.redact import mask_line
 
 T = TypeVar("T")
@@ -104,6 +113,15 @@ def _describe(steps: list[Step], files: dict[str, ManagedFile]) -> None:
         show_diff(file.path, known(old, file.path).get(file.path, []), new)
 
 
+_PATHS = "paths"
+
+
+def _just_read(paths: Sequence[str]) -> dict[str, Observed] | None:
+    """What `host_base` read of these paths moments ago, None when it did not read all of them."""
+    seen: dict[str, Observed] = recall(_PATHS) or {}
+    return {path: seen[path] for path in paths} if seen.keys() >= set(paths) else None
+
+
 @operation()
 def managed_paths(
     wanted: Sequence[ManagedDirectory | ManagedFile], after: Sequence[str] = ()
@@ -115,14 +133,18 @@ def managed_paths(
     + after: commands that run when anything was changed, such as ``systemctl daemon-reload``
     """
     paths = [item.path for item in wanted]
-    observed = known(host.get_fact(PathStates, paths=paths), ", ".join(paths[:3]))
+    read = _just_read(paths)
     try:
-        steps = plan_paths(wanted, observed)
+        steps = plan_paths(wanted, read) if read is not None else None
+        if steps != []:
+            read = known(host.get_fact(PathStates, paths=paths), ", ".join(paths[:3]))
+            steps = plan_paths(wanted, read)
     except PlanError as error:
         raise refuse(str(error)) from None
     if not steps:
         host.noop("files and folders are as wanted")
         return
+    forget()
     by_path = {item.path: item for item in wanted}
     if showing_changes():
         files = {item.path: item for item in wanted if isinstance(item, ManagedFile)}
@@ -140,21 +162,27 @@ def managed_paths(
 
 
 @operation()
-def host_base(packages: Sequence[str], accounts: Sequence[str]) -> Commands:
+def host_base(
+    packages: Sequence[str], accounts: Sequence[str], paths: Sequence[str] = ()
+) -> Commands:
     """
     Installs missing Debian packages and makes locked system accounts for the services.
 
     + packages: package names
     + accounts: user names, each with a group of the same name, no shell and no home
+    + paths: what later operations will look at; read with the same command, for them to skip
     """
     seen = known(
-        host.get_fact(HostBaseState, packages=packages, accounts=accounts), "installed packages"
+        host.get_fact(HostBaseState, packages=packages, accounts=accounts, paths=paths),
+        "installed packages",
     )
+    remember(_PATHS, seen.paths)
     missing = seen.missing_packages
     absent = [account for account in accounts if account not in seen.accounts]
     if not missing and not absent:
         host.noop("packages and accounts are there")
         return
+    forget()
     if missing:
         names = " ".join(missing)
         if showing_changes():
@@ -211,17 +239,6 @@ def once(key: str, compute: Callable[[], T]) -> T:
     return value
 
 
-def remember(key: str, value: object) -> None:
-    """Keeps what one operation read for a later one of the same run and host; see `recall`."""
-    notes: dict[str, object] = state.__dict__.setdefault("_strongbox_notes", {})
-    notes[key] = value
-
-
-def recall(key: str) -> Any:
-    """What `remember` kept, None when nothing. Only ever a reason to leave something as it is."""
-    return state.__dict__.get("_strongbox_notes", {}).get(key)
-
-
 _UNPACK = """\
 set -eu; umask 022
 mkdir -p {base}; rm -rf {base}/.incoming.*
@@ -244,8 +261,10 @@ def installed_archive(archive: Archive) -> Commands:
 
     + archive: local path or URL, and the SHA-512 expected of it
     """
-    libs = f"{archive.directory}/libs"
-    seen = known(host.get_fact(PathStates, paths=[libs]), libs)
+    libs = archive.libs
+    seen = _just_read([libs]) or {}
+    if libs not in seen or seen[libs].kind is not Kind.DIRECTORY:
+        seen = known(host.get_fact(PathStates, paths=[libs]), libs)
     # The folder appears by one rename after the digest was checked, so being there is being whole.
     if seen[libs].kind is Kind.DIRECTORY:
         host.noop(f"{archive.directory} is installed")
@@ -257,6 +276,7 @@ def installed_archive(archive: Archive) -> Commands:
             raise refuse(str(error)) from None
     if showing_changes():
         host.log(f"install {archive.source} into {archive.directory}")
+    forget()
     # A random name, and root checks the digest of its own copy: nobody can swap it in between.
     upload = f"/tmp/strongbox-{secrets.token_hex(8)}"  # noqa: S108
     if archive.is_url:

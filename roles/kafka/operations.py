@@ -8,7 +8,8 @@ from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, recall, remember, showing_changes
+from roles.common.operations import Commands, known, showing_changes
+from roles.common.readings import forget, recall, remember
 from roles.common.service import start_commands
 from roles.kafka import plan
 from roles.kafka.facts import KafkaState, Observed, TopicDescriptions
@@ -21,6 +22,7 @@ from roles.kafka.files import (
 
 Brokers = Mapping[str, BrokerHost]
 DESCRIBE_S = 60
+_STATE = "Kafka"
 
 
 def observe(broker: str, brokers: Brokers) -> Observed:
@@ -28,7 +30,14 @@ def observe(broker: str, brokers: Brokers) -> Observed:
     found = inventory.get_host(broker).get_fact(
         KafkaState, stores_digest=stores_digest_command(brokers[broker])
     )
-    return known(found, f"Kafka's state on {broker}")
+    seen = known(found, f"Kafka's state on {broker}")
+    if broker == host.name:
+        remember(_STATE, seen)
+    return seen
+
+
+def _is_up(seen: Observed) -> bool:
+    return seen.service.running and seen.service.enabled
 
 
 def outdated(seen: Observed, node: BrokerHost) -> str:
@@ -75,12 +84,13 @@ def start(brokers: Brokers) -> Commands:
 
     + brokers: all brokers by host name
     """
-    seen = observe(host.name, brokers)
-    if seen.service.running and seen.service.enabled:
+    seen: Observed | None = recall(_STATE)
+    if seen is None or not _is_up(seen):
+        seen = observe(host.name, brokers)
+    if _is_up(seen):
         host.noop("Kafka runs")
-        if state.is_executing:
-            remember(f"Kafka on {host.name}", seen)
         return
+    forget()
     if showing_changes():
         host.log("start Kafka")
     yield from _come_up(brokers[host.name], "start")
@@ -98,8 +108,7 @@ def restart(brokers: Brokers, stores_change: bool) -> Commands:
     + stores_change: this run writes new stores on this host
     """
     node = brokers[host.name]
-    # What `start` has just read can only spare a reading, never decide on a restart.
-    seen = recall(f"Kafka on {host.name}")
+    seen: Observed | None = recall(_STATE)
     if seen is None or outdated(seen, node):
         seen = observe(host.name, brokers)
     reason = outdated(seen, node)
@@ -113,6 +122,7 @@ def restart(brokers: Brokers, stores_change: bool) -> Commands:
     # before this one's turn comes.
     if state.is_executing:
         _gate(host.name, brokers)
+    forget()
     if showing_changes():
         host.log(f"restart Kafka: {reason}")
     yield from _come_up(node, "restart")

@@ -18,6 +18,7 @@ from roles.common.operations import (
     write_command,
 )
 from roles.common.plan import Kind, ManagedFile
+from roles.common.readings import forget
 from roles.tls import authority, stores
 from roles.tls.authority import AuthorityError, Keyring
 from roles.tls.facts import HostStores
@@ -62,6 +63,7 @@ def key_and_trust_stores(
     if not due and not loose:
         host.noop("keys, certificates and truststores are as wanted")
         return
+    forget()
     if showing_changes():
         _show(due, wanted, seen, loose, now)
     for path in loose:
@@ -95,6 +97,7 @@ def other_stores_absent(bases: Sequence[str], store_type: StoreType) -> Commands
     if not bases:
         host.noop("there are only stores of the wanted kind")
         return
+    forget()
     for base in bases:
         if showing_changes():
             host.log(f"{base}: remove the files that are not {store_type}")

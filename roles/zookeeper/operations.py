@@ -8,7 +8,8 @@ from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, recall, remember, showing_changes
+from roles.common.operations import Commands, known, showing_changes
+from roles.common.readings import forget, recall, remember
 from roles.common.service import start_commands
 from roles.zookeeper import plan
 from roles.zookeeper.facts import Observed, ZookeeperState
@@ -20,6 +21,7 @@ from roles.zookeeper.files import (
 )
 
 Ensemble = Mapping[str, ZookeeperHost]
+_STATE = "ZooKeeper"
 
 
 def observe(member: str, ensemble: Ensemble) -> Observed:
@@ -30,7 +32,10 @@ def observe(member: str, ensemble: Ensemble) -> Observed:
         data_dir=node.layout.data,
         four_letter=four_letter_command(node, "srvr", "mntr"),
     )
-    return known(found, f"ZooKeeper's state on {member}")
+    seen = known(found, f"ZooKeeper's state on {member}")
+    if member == host.name:
+        remember(_STATE, seen)
+    return seen
 
 
 def states_of(seen: Mapping[str, Observed]) -> dict[str, plan.ServerState]:
@@ -57,15 +62,20 @@ def start(ensemble: Ensemble) -> Commands:
 
     + ensemble: all members by host name
     """
-    seen = observe(host.name, ensemble)
-    if seen.service.running and seen.service.enabled:
+    seen: Observed | None = recall(_STATE)
+    if seen is None or not _is_up(seen):
+        seen = observe(host.name, ensemble)
+    if _is_up(seen):
         host.noop("ZooKeeper runs")
-        if state.is_executing:
-            remember(f"ZooKeeper on {host.name}", seen)
         return
+    forget()
     if showing_changes():
         host.log("start ZooKeeper")
     yield from _come_up(ensemble[host.name], "start")
+
+
+def _is_up(seen: Observed) -> bool:
+    return seen.service.running and seen.service.enabled
 
 
 def _up_to_date(seen: Observed, node: ZookeeperHost) -> bool:
@@ -82,8 +92,7 @@ def restart(ensemble: Ensemble) -> Commands:
     + ensemble: all members by host name
     """
     node = ensemble[host.name]
-    # What `start` has just read can only spare a reading, never decide on a restart.
-    mine = recall(f"ZooKeeper on {host.name}")
+    mine: Observed | None = recall(_STATE)
     if mine is None or not _up_to_date(mine, node):
         mine = observe(host.name, ensemble)
     if _up_to_date(mine, node):
@@ -97,6 +106,7 @@ def restart(ensemble: Ensemble) -> Commands:
     settled = all(item.role in plan.SERVING for item in states)
     if refusal is not None and (state.is_executing or settled):
         raise OperationError(str(refusal))
+    forget()
     if showing_changes():
         host.log("restart ZooKeeper: its configuration changed")
     yield from _come_up(node, "restart")
