@@ -60,29 +60,50 @@ def write_command(file: ManagedFile) -> StringCommand:
     """Writes a file so that it is never readable by anyone else and never half there.
 
     The content travels on the command's own stdin; the new file has its owner and mode before it
-    takes the place of the old one. On a full disk the old file stays as it was.
+    takes the place of the old one. On a full disk, or when the connection ends before all has
+    come, the old file stays as it was.
+
+    A file of a service lies in a folder that the service can write to, so it is written with the
+    service's rights: root would follow any link that is put in its way there.
     """
     temporary = f"{file.path}.strongbox-new"
     new, final = QuoteString(temporary), QuoteString(file.path)
-    return StringCommand(
+    owner = QuoteString(f"{file.owner}:{file.group}")
+    script = StringCommand(
         "umask 077 && rm -f", new, "&& { base64 -d >", new,
-        "&& chown", QuoteString(f"{file.owner}:{file.group}"), new,
+        '&& [ "$(stat -c %s', new, f')" = {len(file.content)} ]',
+        *(("&& chown", owner, new) if file.owner == "root" else ()),
         "&& chmod", file.mode, new, "&& sync", new, "&& mv -fT", new, final,
         "|| { rm -f", new, "; exit 1; }; }",
-        _stdin=base64.b64encode(file.content).decode(),
     )  # fmt: skip
+    return _as_owner(file, script, base64.b64encode(file.content).decode())
+
+
+def _as_owner(item: ManagedFile, script: StringCommand, stdin: str) -> StringCommand:
+    if item.owner == "root":
+        return StringCommand(script, _stdin=stdin)
+    return StringCommand(
+        "setpriv",
+        QuoteString(f"--reuid={item.owner}"),
+        QuoteString(f"--regid={item.group}"),
+        "--clear-groups -- sh -c",
+        QuoteString(script),
+        _stdin=stdin,
+    )
 
 
 def directory_command(directory: ManagedDirectory) -> StringCommand:
+    """Makes a folder; those above it are there before, and belong to root."""
     path = QuoteString(directory.path)
     return StringCommand(
-        "umask 077 && mkdir -p", path,
-        "&& chown", QuoteString(f"{directory.owner}:{directory.group}"), path,
+        "umask 077 && mkdir", path,
+        "&& chown -h", QuoteString(f"{directory.owner}:{directory.group}"), path,
         "&& chmod", f"0{directory.mode}", path,
     )  # fmt: skip
 
 
 def attributes_command(item: ManagedFile | ManagedDirectory) -> StringCommand:
+    """Gives owner and mode to what lies in a folder of root's; see `write_command`."""
     path = QuoteString(item.path)
     return StringCommand(
         "chown -h", QuoteString(f"{item.owner}:{item.group}"), path,
@@ -151,12 +172,11 @@ def managed_paths(
         _describe(steps, files)
     for step in steps:
         item = by_path[step.path]
-        if not step.write:
-            yield attributes_command(item)
-        elif isinstance(item, ManagedFile):
-            yield write_command(item)
+        if isinstance(item, ManagedFile):
+            rewrite = step.write or item.owner != "root"
+            yield write_command(item) if rewrite else attributes_command(item)
         else:
-            yield directory_command(item)
+            yield directory_command(item) if step.write else attributes_command(item)
     for command in after:
         yield StringCommand(command)
 
@@ -184,13 +204,13 @@ def host_base(
         return
     forget()
     if missing:
-        names = " ".join(missing)
         if showing_changes():
-            host.log(f"install {names}")
+            host.log(f"install {' '.join(missing)}")
+        names = " ".join(shlex.quote(name) for name in missing)
         yield StringCommand(
             f"export DEBIAN_FRONTEND=noninteractive; apt-get install -y --no-install-recommends "
-            f"{names} || {{ apt-get update && "
-            f"apt-get install -y --no-install-recommends {names}; }}"
+            f"-- {names} || {{ apt-get update && "
+            f"apt-get install -y --no-install-recommends -- {names}; }}"
         )
     for account in absent:
         if showing_changes():
@@ -199,6 +219,12 @@ def host_base(
             "useradd --system --user-group --no-create-home --home-dir /nonexistent "
             f"--shell /usr/sbin/nologin {account}"
         )
+
+
+def lock_lost(of: Any) -> bool:
+    """Whether the process that holds the host's lock for this run has ended."""
+    lock = getattr(of.connector, "strongbox_lock", None)
+    return lock is not None and (lock.closed or lock.exit_status_ready())
 
 
 def stop_run(_state: Any, _host: Any, why: str) -> bool:
@@ -217,7 +243,14 @@ def barrier(label: str) -> Commands:
     + label: what has been reached, for the message
     """
     failed = sorted(item.name for item in state.failed_hosts)
-    if state.is_executing and failed:
+    if state.is_executing and lock_lost(host):
+        yield FunctionCommand(
+            stop_run,
+            (f"stopped before {label!r}: this run's lock on {host.name} is gone, so another may "
+             "be at work here: look for it, then run again",),
+            {},
+        )  # fmt: skip
+    elif state.is_executing and failed:
         yield FunctionCommand(
             stop_run, (f"stopped before {label!r}: {', '.join(failed)} failed",), {}
         )

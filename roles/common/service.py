@@ -30,7 +30,9 @@ def service_script(unit: str) -> str:
     """Shell that prints the unit's state; `parse_service` reads it."""
     return (
         f"systemctl show -p {_PROPERTIES} {unit}.service; "
-        f"sed 's/^/started-with /' /run/strongbox-{unit}/started-with 2>/dev/null || :"
+        # The service can write that file, so nothing but what it should hold is passed on.
+        f"timeout 5 sed -nE 's/^[a-z]+ [0-9a-f]{{64}}$/started-with &/p' "
+        f"/run/strongbox-{unit}/started-with 2>/dev/null || :"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ _BEAT_S = 10
 # is gone without a word, which silence does not; kernels answer them, so a controller that waits at
 # a prompt keeps its lock.
 _HOLD = (
-    f"sudo -n sh -c 'umask 022; exec 9>>{LOCK}; flock --nonblock 9 || {{ cat {LOCK}.by; "
+    f"sudo -n sh -c 'umask 077; exec 9>>{LOCK}; chmod 600 {LOCK}; "
+    f"flock --nonblock 9 || {{ cat {LOCK}.by; "
     f'exit {_CONFLICT}; }}; IFS= read -r who; printf "%s\\n" "$who, held here by process $$" '
     f">{LOCK}.by; echo held; {{ exec 9>&-; while sleep {_BEAT_S}; do echo; done; }} & "
     "cat >/dev/null; kill $!'"
@@ -90,15 +92,27 @@ def begin(exclusive: bool = True) -> None:
 def _begin(exclusive: bool) -> None:
     dry = options().dry
     take = _check_sudo if dry or not exclusive else _lock
-    first, *others = sorted(state.active_hosts, key=lambda item: item.name)
+    # With --limit too: what may be done to one host depends on all the others.
+    everyone = sorted(state.inventory, key=lambda item: item.name)
+    _all(_connect, everyone)
     # The same host first in every run: of two that start together one gets it, and with it all.
-    for host in (first, *others):
-        tune(host)
+    first, *others = everyone
     take(first)
-    taking = [gevent.spawn(take, host) for host in others]
-    gevent.joinall(taking)
-    for one in taking:
+    _all(take, others)
+
+
+def _all(act: Callable[[Any], None], hosts: Sequence[Any]) -> None:
+    """At the same time on all; the first error ends the run."""
+    acting = [gevent.spawn(act, host) for host in hosts]
+    gevent.joinall(acting)
+    for one in acting:
         one.get()
+
+
+def _connect(host: Any) -> None:
+    if not host.connected:
+        host.connect(reason="the rest of the cluster is read and locked", raise_exceptions=True)
+    tune(host)
 
 
 def _transport(host: Any) -> Any:

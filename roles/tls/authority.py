@@ -110,6 +110,10 @@ class Authorities:
         authority.check_valid(now)
         return authority
 
+    def known(self, name: AuthorityName) -> tuple[x509.Certificate, ...]:
+        """Every generation, expired ones too, oldest first."""
+        return tuple(authority.certificate for authority in self.generations[name])
+
     def trusted(self, name: AuthorityName, now: datetime.datetime) -> tuple[x509.Certificate, ...]:
         """What truststores hold: every generation that has not expired, newest first."""
         return tuple(
@@ -137,7 +141,10 @@ def load(authority_dir: str | Path, cluster: str) -> Authorities:
     missing = [name for name, authorities in found.items() if not authorities]
     if missing:
         which = "no authorities" if len(missing) == len(found) else f"no {missing[0]} authority"
-        raise AuthorityMissing(f"{which} in {folder}: make them with `strongbox ca init`")
+        raise AuthorityMissing(
+            f"{which} in {folder}: restore them from a backup, or, for a new cluster only, make "
+            "them with `strongbox ca init`"
+        )
     for authorities in found.values():
         authorities.sort(key=lambda authority: authority.generation)
         newest = authorities[-1]

@@ -37,6 +37,7 @@ def wanted_stores(certificates: HostCertificates, now: datetime.datetime) -> dic
             base: StoreWanted(
                 spec=spec,
                 issuer=authorities.current(spec.authority, now).certificate,
+                known=authorities.known(spec.authority),
                 trusted=authorities.trusted(spec.authority, now),
                 store_type=settings.store_type,
                 lifetime=datetime.timedelta(days=settings.leaf_days),
@@ -99,6 +100,7 @@ def distribute_stores(certificates: HostCertificates) -> None:
     keyring = once("keyring", lambda: Keyring(_reader(certificates.settings)))
     wanted = wanted_stores(certificates, _now())
     found = reading(host.name, certificates)
+    _refuse_foreign(certificates, found.decisions)
     if not options().dry:
         _open_keys(certificates, found.decisions, wanted, keyring)
     key_and_trust_stores(
@@ -122,6 +124,18 @@ def remove_old_stores(certificates: HostCertificates) -> None:
         bases=[base for base, item in found.items() if item.remove_left_over],
         store_type=certificates.settings.store_type,
     )
+
+
+def _refuse_foreign(certificates: HostCertificates, due: Mapping[str, Decision]) -> None:
+    for base, decision in due.items():
+        if decision.foreign and decision.old:
+            folder = authority.folder_of(certificates.settings.authority_dir, certificates.cluster)
+            raise CertificateError(
+                f"{host.name}: the certificate in {base} was issued by "
+                f"{decision.old.issuer.rfc4514_string()}, which is none of the authorities in "
+                f"{folder}: put the ones of this cluster there. If this host shall leave another "
+                f"cluster for this one, remove {base}* there first. Nothing was changed on any host"
+            )
 
 
 def _reader(settings: TlsSettings) -> Callable[[], Passphrase]:

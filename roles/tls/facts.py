@@ -35,7 +35,8 @@ pem) echo "trust $b $(certs <"$t")" ;;
 esac; fi
 if [ -e "$b.$o" ] || [ -e "$b-trust.$o" ]; then echo "left $b -"; fi
 if [ "$kind" = pem ] && [ -e "$b.password" ]; then echo "left $b -"; fi
-for f in "$k" "$t" "$b.password"; do
+p=; [ "$kind" = pkcs12 ] && p=$b.password
+for f in "$k" "$t" ${p:+"$p"}; do
 if [ -L "$f" ] || [ -e "$f" ]; then
 stat --printf 'path %n\t%f\t%U\t%G\t%a\t\n' "$f"; fi; done
 done"""

@@ -34,7 +34,7 @@ from roles.tls.plan import (
 )
 from roles.tls.stores import StorePaths, StoreType
 
-MODE = "600"
+MODE = "640"  # of the service's group, whose only member it is
 
 
 @operation()
@@ -67,9 +67,7 @@ def key_and_trust_stores(
     if showing_changes():
         _show(due, wanted, seen, loose, now)
     for path in loose:
-        yield attributes_command(
-            ManagedFile(path, b"", certificates.owner, certificates.owner, MODE)
-        )
+        yield attributes_command(ManagedFile(path, b"", "root", certificates.owner, MODE))
     # From here on authorities' keys are used; a dry run has ended at the first command at latest.
     yield StringCommand(":")
     authorities = authority.load(settings.authority_dir, certificates.cluster)
@@ -78,9 +76,7 @@ def key_and_trust_stores(
         try:
             for path, content in _contents(decision, item, paths, authorities, keyring, now):
                 yield write_command(
-                    ManagedFile(
-                        path, content, certificates.owner, certificates.owner, MODE, secret=True
-                    )
+                    ManagedFile(path, content, "root", certificates.owner, MODE, secret=True)
                 )
         except (AuthorityError, LeafError) as error:
             raise refuse(str(error)) from None
@@ -127,8 +123,17 @@ def _contents(
 
 
 def _loose(seen: HostStores, owner: str) -> list[str]:
-    """Files whose owner or mode is not the one they must have."""
-    right = (Kind.FILE, owner, owner, MODE)
+    """Files whose owner or mode is not the one they must have.
+
+    Only regular files: to change the mode of a link is to change that of what it leads to.
+    """
+    right = (Kind.FILE, "root", owner, MODE)
+    for path, item in seen.files.items():
+        if item.kind is not Kind.FILE:
+            raise refuse(
+                f"{path} is a {item.kind.value} where a key or truststore should be: move it away "
+                "by hand after a look at it, then run again"
+            )
     return [
         path
         for path, item in seen.files.items()

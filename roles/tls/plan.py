@@ -27,8 +27,8 @@ class Reason(Enum):
     UNREADABLE = "the keystore cannot be read"
     STORE_TYPE_CHANGED = "the kind of store changes"
     KEY_MISMATCH = "the private key is not the certificate's"
-    WRONG_ISSUER = "another authority or generation issued it"
-    NOT_SIGNED_BY_ISSUER = "its signature is not the authority's"
+    WRONG_ISSUER = "another generation of the authority issued it"
+    FOREIGN = "none of the authorities here has issued it"
     CHAIN_CHANGED = "the certificates after the first differ"
     SUBJECT_CHANGED = "the subject changes"
     NAMES_CHANGED = "the names change"
@@ -89,11 +89,13 @@ class StoreObservation:
 class StoreWanted:
     """What one store must hold.
 
-    ``issuer`` is the authority's current certificate, ``trusted`` what the truststore holds.
+    ``issuer`` is the authority's current certificate, ``known`` those of all its generations,
+    ``trusted`` what the truststore holds.
     """
 
     spec: LeafSpec
     issuer: x509.Certificate
+    known: tuple[x509.Certificate, ...]
     trusted: tuple[x509.Certificate, ...]
     store_type: StoreType
     lifetime: datetime.timedelta
@@ -137,6 +139,14 @@ class Decision:
     def usable(self) -> bool:
         """Whether a peer would accept the store as it is now, whatever is to be done with it."""
         return not self.reasons & _UNUSABLE
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this cluster's authorities are perhaps not the ones that were given.
+
+        To replace the store would take the ones that the cluster uses out of its truststores.
+        """
+        return Reason.FOREIGN in self.reasons
 
     @property
     def reasons(self) -> frozenset[Reason]:
@@ -191,10 +201,10 @@ def _differences(
     now: datetime.datetime,
 ) -> Iterator[Finding]:
     spec, issuer = wanted.spec, wanted.issuer
-    if leaf.issuer != issuer.subject:
-        yield Finding(Reason.WRONG_ISSUER, _change(leaf.issuer, issuer.subject))
+    if not any(_signed_by(leaf, item) for item in wanted.known):
+        yield Finding(Reason.FOREIGN, leaf.issuer.rfc4514_string())
     elif not _signed_by(leaf, issuer):
-        yield Finding(Reason.NOT_SIGNED_BY_ISSUER, issuer.subject.rfc4514_string())
+        yield Finding(Reason.WRONG_ISSUER, _change(leaf.issuer, issuer.subject))
     if chain:
         yield Finding(Reason.CHAIN_CHANGED, f"{len(chain)} more than wanted")
     if leaf.subject != spec.subject:

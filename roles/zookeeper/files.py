@@ -101,10 +101,12 @@ class ZookeeperHost:
 def directories(base_dir: str) -> list[ManagedDirectory]:
     """The folders that must be there before the stores are written."""
     layout = Layout(base_dir)
-    private = (layout.root, layout.data, layout.tls, layout.logs, layout.tmp)
+    # What the service could exchange under root's hands is its own alone. It reads its stores and
+    # cannot write them, so whoever takes it over can't make it trust others.
     return [
         ManagedDirectory(base_dir, "root", "root", "755"),
-        *(ManagedDirectory(path, USER, USER, "700") for path in private),
+        *(ManagedDirectory(path, "root", USER, "750") for path in (layout.root, layout.tls)),
+        *(ManagedDirectory(path, USER, USER) for path in (layout.data, layout.logs, layout.tmp)),
         ManagedDirectory("/etc/strongbox", "root", "root", "755"),
         ManagedDirectory(layout.config, "root", USER, "750"),
     ]

@@ -49,12 +49,14 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 
 def test_a_second_run_at_the_same_time_is_refused(cluster: Cluster) -> None:
-    first = start(cluster, "--data", "kafka_heap=386m")
+    """On whichever hosts: what one run may restart depends on what the other does."""
+    first = start(cluster, "--data", "kafka_heap=386m", "--limit", "kafka1")
     try:
         wait_for(first, "Starting operation: Host: packages")
-        output = said(cluster.pyinfra("-y"))
-        assert "another run is at work here" in output
-        assert f"process {first.pid}" in output
+        for options in ((), ("--limit", "kafka2")):
+            output = said(cluster.pyinfra("-y", *options))
+            assert "another run is at work here" in output
+            assert f"process {first.pid}" in output
     finally:
         first.communicate(timeout=400)
     assert first.returncode == 0
@@ -117,6 +119,70 @@ def test_a_wrong_passphrase_changes_nothing(cluster: Cluster, tmp_path: Path) ->
     now = cluster.ssh("kafka1", "stat -c %a /etc/strongbox/kafka/server.properties")
     assert now == modes
     serves(cluster)
+    assert cluster.pyinfra("-y").returncode == 0
+
+
+def test_other_authorities_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """Made anew for the same cluster, where the real ones were not at hand."""
+    authority.create(
+        tmp_path,
+        "lab",
+        Passphrase("CANARY-of-new-authorities"),
+        datetime.datetime.now(datetime.UTC),
+    )
+    before = cluster.ssh("kafka1", "sha256sum /srv/strongbox/kafka/tls/*")
+    for options in (["-y"], ["--dry"]):
+        output = said(cluster.pyinfra(*options, "--data", f"tls_authority_dir={tmp_path}"))
+        assert "none of the authorities" in output
+        assert "Nothing was changed on any host" in output
+    assert cluster.ssh("kafka1", "sha256sum /srv/strongbox/kafka/tls/*") == before
+    serves(cluster)
+
+
+def test_a_link_in_place_of_a_store_is_refused(cluster: Cluster) -> None:
+    """Following it would give the mode of a key to what it leads to."""
+    trust = "/srv/strongbox/kafka/tls/client-trust.pem"
+    cluster.ssh("kafka1", f"mv {trust} /root/ && install -m 755 /dev/null /root/target && "
+                          f"ln -s /root/target {trust}")  # fmt: skip
+    try:
+        output = said(cluster.pyinfra("-y"))
+        assert f"kafka1: {trust} is a symbolic link" in output
+        assert cluster.ssh("kafka1", "stat -c '%a %U %s' /root/target") == "755 root 0\n"
+    finally:
+        cluster.ssh("kafka1", f"mv /root/client-trust.pem {trust}; rm /root/target")
+    assert cluster.pyinfra("-y").returncode == 0
+
+
+@pytest.mark.parametrize(("name", "user"), [("kafka1", "kafka"), ("zk1", "zookeeper")])
+def test_a_service_cannot_change_what_it_trusts(cluster: Cluster, name: str, user: str) -> None:
+    root = f"/srv/strongbox/{user}"
+    for attempt in (
+        f"touch {root}/tls/new", f"mv {root}/tls {root}/away", f"mv {root}/logs {root}/away",
+        f"for f in {root}/tls/*; do echo x >>$f && exit; done; false",
+        f"touch /etc/strongbox/{user}/new",
+    ):  # fmt: skip
+        script = f"runuser -u {user} -- sh -c '{attempt}' 2>/dev/null && echo done || echo refused"
+        assert cluster.ssh(name, script) == "refused\n", attempt
+    assert (
+        cluster.ssh(name, f"runuser -u {user} -- touch {root}/logs/new && rm {root}/logs/new") == ""
+    )
+
+
+def test_nobody_else_can_hold_the_lock(cluster: Cluster) -> None:
+    lock = "/run/strongbox.lock"
+    assert cluster.ssh("kafka1", f"flock --nonblock {lock} echo free") == "free\n"
+    script = f"runuser -u nobody -- flock --nonblock {lock} echo free 2>&1 || :"
+    assert "Permission denied" in cluster.ssh("kafka1", script)
+
+
+def test_a_lock_that_is_lost_stops_the_run(cluster: Cluster) -> None:
+    cluster.ssh("zk2", REISSUE)
+    run = start(cluster, "--data", "kafka_heap=396m")
+    wait_for(run, "Starting operation: TLS")
+    cluster.ssh("kafka2", "pkill -f '[f]lock --nonblock 9'")
+    output = run.communicate(timeout=400)[0]
+    assert run.returncode == 1, output[-3000:]
+    assert "this run's lock on kafka2 is gone" in output
     assert cluster.pyinfra("-y").returncode == 0
 
 

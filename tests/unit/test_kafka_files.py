@@ -257,7 +257,9 @@ def test_the_jvm_leaves_no_memory_behind_and_opens_no_port() -> None:
 def test_modes_and_owners() -> None:
     for item in wanted(host()):
         if item.path.startswith("/srv/strongbox/kafka"):
-            assert (item.owner, item.group, item.mode) == ("kafka", "kafka", "700")
+            own = item.path.endswith(("/data", "/logs", "/tmp"))
+            expected = ("kafka", "kafka", "700") if own else ("root", "kafka", "750")
+            assert (item.owner, item.group, item.mode) == expected, item.path
         elif item.path.startswith("/etc/strongbox/kafka/"):
             assert (item.owner, item.group, item.mode) == ("root", "kafka", "640")
         else:

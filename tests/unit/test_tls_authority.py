@@ -227,7 +227,9 @@ def test_lost_key_is_not_replaced(tmp_path: Path, fast: None) -> None:
 def test_missing_authorities_name_the_remedy(tmp_path: Path, made: bool) -> None:
     if made:
         (tmp_path / CLUSTER).mkdir()
-    with pytest.raises(AuthorityMissing, match=r"no authorities in .*: make them with `strongbox"):
+    with pytest.raises(
+        AuthorityMissing, match=r"no authorities in .*: restore .* new cluster only, make"
+    ):
         authority.load(tmp_path, CLUSTER)
 
 

@@ -37,7 +37,15 @@ SECOND, SECOND_KEY = make_authority(AuthorityName.CLUSTER, 2)
 AGAIN, AGAIN_KEY = make_authority(AuthorityName.CLUSTER, 1)
 ENDING, ENDING_KEY = make_authority(AuthorityName.CLUSTER, 1, days=40)
 SPEC = leaf.broker_internal(CLUSTER, "kafka1", ["10.0.0.1"])
-WANTED = StoreWanted(SPEC, FIRST.certificate, (FIRST.certificate,), StoreType.PEM, YEAR, 1 / 3)
+WANTED = StoreWanted(
+    SPEC,
+    FIRST.certificate,
+    (FIRST.certificate,),
+    (FIRST.certificate,),
+    StoreType.PEM,
+    YEAR,
+    1 / 3,
+)
 
 
 def issue(
@@ -117,15 +125,22 @@ def test_unreadable_key() -> None:
 
 
 def test_older_generation() -> None:
-    wanted = replace(WANTED, issuer=SECOND.certificate)
+    known = (FIRST.certificate, SECOND.certificate)
+    wanted = replace(WANTED, issuer=SECOND.certificate, known=known)
     decision = decide(observe(GOOD), wanted, NOW)
     assert decision.reasons == {Reason.WRONG_ISSUER}
     assert "CA g1,O=payments -> CN=payments cluster CA g2" in str(decision)
+    assert not decision.foreign
 
 
-def test_same_issuer_name_but_another_key_signed() -> None:
-    made = issue(issuer=AGAIN.certificate, key=AGAIN_KEY)
-    assert reasons(observe(made)) == {Reason.NOT_SIGNED_BY_ISSUER}
+def test_an_authority_that_is_not_here() -> None:
+    """Its name may be the same: authorities made anew for a cluster that has some."""
+    for known in ((FIRST.certificate,), (FIRST.certificate, SECOND.certificate)):
+        made = issue(issuer=AGAIN.certificate, key=AGAIN_KEY)
+        decision = decide(observe(made), replace(WANTED, known=known), NOW)
+        assert decision.reasons == {Reason.FOREIGN}
+        assert decision.foreign
+    assert decide(observe(GOOD), replace(WANTED, known=(SECOND.certificate,)), NOW).foreign
 
 
 def test_more_certificates_than_wanted() -> None:
@@ -203,7 +218,8 @@ def test_times() -> None:
 
 def test_renewal_is_not_due_when_a_new_one_would_end_no_later() -> None:
     made = issue(issuer=ENDING.certificate, key=ENDING_KEY)
-    wanted = replace(WANTED, issuer=ENDING.certificate, trusted=(ENDING.certificate,))
+    only = (ENDING.certificate,)
+    wanted = replace(WANTED, issuer=ENDING.certificate, known=only, trusted=only)
     seen = observe(made, ENDING.certificate)
     assert made.certificate.not_valid_after_utc == ENDING.certificate.not_valid_after_utc
     assert reasons(seen, wanted, NOW + 39 * DAY) == set()
@@ -376,6 +392,7 @@ wanteds = st.builds(
     StoreWanted,
     spec=specs,
     issuer=chosen.map(lambda item: item[0].certificate),
+    known=st.just(tuple(item.certificate for item, _ in AUTHORITIES)),
     trusted=certificates,
     store_type=st.sampled_from(StoreType),
     lifetime=st.integers(1, 825).map(lambda days: days * DAY),

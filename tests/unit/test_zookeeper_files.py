@@ -163,8 +163,12 @@ def test_modes_and_owners() -> None:
     items = wanted(host())
     private = {item.path: item for item in items if item.path.startswith("/srv/strongbox/zoo")}
     for item in private.values():
-        assert item.mode == ("700" if isinstance(item, ManagedDirectory) else "600")
-        assert (item.owner, item.group) == ("zookeeper", "zookeeper")
+        own = item.path.rpartition("/")[2] in ("data", "logs", "tmp", "myid")
+        expected = ("zookeeper", "700") if own else ("root", "750")
+        assert (item.owner, item.mode) == (
+            expected if isinstance(item, ManagedDirectory) else ("zookeeper", "600")
+        ), item.path
+        assert item.group == "zookeeper"
     config = [item for item in items if item.path.startswith("/etc/strongbox/zookeeper/")]
     assert {(item.owner, item.group, item.mode) for item in config} == {
         ("root", "zookeeper", "640")
