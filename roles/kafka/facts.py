@@ -11,28 +11,51 @@ from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
 from roles.common.facts import END, complete
+from roles.common.redact import mask_line
 from roles.common.service import Service, parse_service, service_script
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The unit and the digest over the key and trust stores as they lie on disk now."""
+    """The unit, and what lies on disk now.
+
+    ``stores`` is the digest over the key and trust stores, ``broker_id`` the one in the data (None
+    when that names none), ``internal_port`` the one in the configuration (None without one).
+    ``silent`` is whether the unit runs but does not answer on its INTERNAL listener.
+    """
 
     service: Service
     stores: str
+    has_data: bool = False
+    broker_id: int | None = None
+    internal_port: int | None = None
+    silent: bool = False
 
 
 class KafkaState(FactBase[Observed | None]):
     """
-    The unit's state and the present digest of its stores.
+    The unit's state, what lies on disk, and whether the broker answers.
 
     + stores_digest: shell command that prints one SHA-256 over the store files
+    + data_dir: folder that holds ``meta.properties``
+    + properties: path of the broker's configuration
+    + answers: shell command that succeeds when the broker answers; it must not hang
     """
 
     @override
-    def command(self, stores_digest: str) -> StringCommand:
+    def command(
+        self, stores_digest: str, data_dir: str, properties: str, answers: str
+    ) -> StringCommand:
+        meta = f"{data_dir}/meta.properties"
         return StringCommand(
-            service_script("kafka"), f"; printf 'stores-now '; {stores_digest}; echo {END}"
+            service_script("kafka"),
+            f"; printf 'stores-now '; {stores_digest}; "
+            f"if [ -e {meta} ]; then echo has-data; "
+            f"sed -n 's/^broker[.]id=/broker-id /p' {meta}; fi; "
+            f"sed -n 's|^listeners=INTERNAL://:\\([0-9]*\\).*|internal-port \\1|p' {properties} "
+            "2>/dev/null; "
+            f"if systemctl is-active --quiet kafka && ! {answers}; then echo silent; fi; "
+            f"echo {END}",
         )
 
     @override
@@ -41,23 +64,64 @@ class KafkaState(FactBase[Observed | None]):
         if lines is None:
             return None
         stores = [line.split()[1] for line in lines if re.match(r"stores-now [0-9a-f]{64}", line)]
-        return Observed(parse_service(lines), stores[0] if stores else "")
+        return Observed(
+            parse_service(lines),
+            stores[0] if stores else "",
+            has_data="has-data" in lines,
+            broker_id=_number(lines, "broker-id"),
+            internal_port=_number(lines, "internal-port"),
+            silent="silent" in lines,
+        )
 
 
-class TopicDescriptions(FactBase[str | None]):
+def _number(lines: list[str], name: str) -> int | None:
+    found = [line.split()[1] for line in lines if re.fullmatch(rf"{name} \d+", line)]
+    return int(found[0]) if found else None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What ``kafka-topics --describe`` printed; None with the reason when it could not tell."""
+
+    partitions: str | None
+    problem: str = ""
+
+
+class TopicDescriptions(FactBase[Described | None]):
     """What ``kafka-topics --describe`` says of every partition; starts a JVM, so read it rarely."""
 
     @override
     def command(self, timeout_s: int) -> StringCommand:
+        # That it cannot tell is an answer too, which each caller judges: its last words on
+        # standard error, without the lines of a stack trace, come after what it printed.
         return StringCommand(
-            # Exit code 0 either way: that it cannot tell is an answer, which each caller judges.
-            f"timeout {timeout_s} kafka-cli topics --describe 2>/dev/null && echo {END} || :"
+            f"{{ {{ timeout {timeout_s} kafka-cli topics --describe && echo {_ALL} || "
+            f'{{ [ $? -ne 124 ] || echo "problem no answer within {timeout_s} s"; }}; }} 2>&1 >&3 | '
+            "grep -v '^[[:space:]]*at ' | tail -n 1 | sed 's/^/problem /'; } 3>&1; "
+            f"echo {END}"
         )
 
     @override
-    def process(self, output: list[str]) -> str | None:
+    def process(self, output: list[str]) -> Described | None:
         lines = complete(output)
-        return None if lines is None else "\n".join(lines)
+        if lines is None:
+            return None
+        if _ALL in lines:
+            return Described("\n".join(lines[: lines.index(_ALL)]))
+        said = [line.removeprefix("problem ") for line in lines if line.startswith("problem ")]
+        return Described(None, "; ".join(map(_masked, said)) or "it gave no reason")
+
+
+_ALL = "--all--"
+
+
+def _masked(line: str) -> str:
+    """The line up to the first setting in it whose value is secret."""
+    for word in re.finditer(r"\S+", line):
+        rest = line[word.start() :]
+        if mask_line(rest) != rest:
+            return line[: word.start()] + mask_line(rest)
+    return line
 
 
 class ActiveController(FactBase[int | None]):

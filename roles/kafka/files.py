@@ -236,15 +236,32 @@ def ready_command(host: BrokerHost) -> str:
     listener.
     """
     internal, client = host.stores.internal, host.stores.client
-    own = f" -cert {internal.keystore} -key {internal.keystore}"
-    if internal.password:
-        own += f" -pass file:{internal.password}"
     # The broker has no certificate of a client, so the second handshake is one that the broker
     # ends and logs; it comes once, as the listeners open together.
     return (
-        f"{_handshake(host, internal, host.settings.internal_port, own)} && "
+        f"{_handshake(host, internal, host.settings.internal_port, _own(internal))} && "
         f"{_handshake(host, client, host.settings.client_port)}"
     )
+
+
+def answers_command(host: BrokerHost) -> str:
+    """Shell command, for root, that succeeds when the broker answers on its INTERNAL listener.
+
+    It ends within 5 seconds, and shows the broker's own certificate, as a handshake that is not
+    completed is logged. It verifies nothing: what runs may well have another certificate than the
+    one on disk. It succeeds too when the keystore that it needs is not there.
+    """
+    store, name = host.stores.internal, host.common.hostname
+    return (
+        f"{{ ! test -s {store.keystore} || timeout {_ANSWER_S} openssl s_client "
+        f"-connect {name}:{host.settings.internal_port} -servername {name}{_own(store)} "
+        "-no-CAfile -no-CApath -no-CAstore </dev/null >/dev/null 2>&1; }"
+    )
+
+
+def _own(store: Store) -> str:
+    own = f" -cert {store.keystore} -key {store.keystore}"
+    return f"{own} -pass file:{store.password}" if store.password else own
 
 
 def _handshake(host: BrokerHost, store: Store, port: int, own: str = "") -> str:

@@ -6,7 +6,7 @@ Pure: works on the output of ``kafka-topics --describe``.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -191,12 +191,86 @@ def refusal(found: Sequence[Blocked], broker: str) -> str:
     return "\n".join(lines)
 
 
+def unknown(broker: str, problem: str) -> str:
+    """The message when nobody could tell which partitions can spare the broker."""
+    return (
+        f"{broker}: not restarted, as kafka-cli could not tell whether its partitions can spare "
+        f"it: {problem}\n"
+        f"    {broker} goes on with what it started with; its new configuration and certificates "
+        "are in place. Once `sudo kafka-cli topics --describe` works there, run again: the next "
+        "run goes on with this broker.\n"
+        "    To restart it all the same: --data kafka_allow_unsafe_restart=True"
+    )
+
+
+def other_id(broker: str, declared: int, found: int) -> str:
+    """The message for a broker whose data belongs to another id."""
+    return (
+        f"{broker}: kafka_broker_id is {declared}, but its data folder is that of broker {found}, "
+        f"and Kafka would not start with it: set it back to {found}. A broker with another number "
+        "is a new one: to have it, move all partitions away from this one (kafka-cli "
+        "reassign-partitions), stop Kafka there and empty its data folder."
+    )
+
+
+def other_port(brokers: str, declared: int, present: int, running: Sequence[str]) -> str:
+    """The message for a port that cannot change while brokers run."""
+    return (
+        f"{brokers}: kafka_internal_port cannot change from {present} to {declared} while "
+        f"{', '.join(running)} run{'s' if len(running) == 1 else ''}: kafka-cli, and with it the "
+        "gate before each restart, would look for all brokers on the new port. Set it back to "
+        f"{present}, or stop all brokers first (sudo systemctl stop kafka on each) and run again."
+    )
+
+
+def first_wave(running: Collection[str], has_data: Mapping[str, bool]) -> list[str]:
+    """Brokers that start before the others do: those that have data, if any has.
+
+    After a loss of power, ZooKeeper still counts every broker as in sync. One that starts beside
+    the others with an empty folder, because its volume is not mounted, may become leader again,
+    and its followers then throw away what they have.
+
+    :param running: have data, or none has.
+    :param has_data: of every broker.
+    """
+    full = [name for name, has in has_data.items() if has or name in running]
+    return sorted(full or has_data)
+
+
+def counted_on(partitions: Iterable[Partition], broker: int) -> list[Partition]:
+    """Partitions that count the broker as in sync, those that have no other first."""
+    found = [partition for partition in partitions if broker in partition.isr]
+    return sorted(found, key=lambda item: (len(item.isr), item.topic, item.number))
+
+
+def not_asked(broker: str, problem: str) -> str:
+    """The message for an empty broker when nobody could tell who counts it as in sync."""
+    return (
+        f"{broker}: not started, as its data folder is empty, and kafka-cli could not tell whether "
+        f"partitions still count it as in sync: {problem}\n"
+        "    Start the brokers that have data first, then run again."
+    )
+
+
+def lost(found: Sequence[Partition], broker: str) -> str:
+    """The message for an empty broker that alone was in sync in the partitions *found*."""
+    names = ", ".join(str(partition) for partition in found[:_SHOWN])
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return (
+        f"{broker}: not started, as its data folder is empty, and it alone has all records of "
+        f"{names}{more}: the other copies would be cut down to its own, so mount its volume or "
+        "restore the folder, and run again. To give those records up: sudo systemctl start kafka "
+        "there, and run again."
+    )
+
+
 def rolling_order(
     brokers: Collection[int], running: Collection[int], controller: int | None
 ) -> list[int]:
-    """Broker ids in the order in which they are restarted: stopped ones first, as they cost
-    nothing, and the active controller last, as its restart moves that role.
+    """Broker ids in the order in which they are restarted: those that don't serve first, as they
+    cost nothing, and the active controller last, as its restart moves that role.
 
+    :param running: those that serve.
     :param controller: None when there is none or it is not known.
     """
 

@@ -133,7 +133,7 @@ class KafkaSettings(RoleSettings):
     client_advertised_name: Hostname | None = Field(
         default=None,
         description="Name under which applications reach this broker, when it is not "
-        "common_hostname. It must also be in tls_extra_names.",
+        "common_hostname. The certificate of the CLIENT listener names it too.",
     )
     client_advertised_port: Port | None = Field(
         default=None,
