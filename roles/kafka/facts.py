@@ -96,8 +96,8 @@ class TopicDescriptions(FactBase[Described | None]):
         # standard error, without the lines of a stack trace, come after what it printed.
         return StringCommand(
             f"{{ {{ timeout {timeout_s} kafka-cli topics --describe && echo {_ALL} || "
-            f'{{ [ $? -ne 124 ] || echo "problem no answer within {timeout_s} s"; }}; }} 2>&1 >&3 | '
-            "grep -v '^[[:space:]]*at ' | tail -n 1 | sed 's/^/problem /'; } 3>&1; "
+            f'{{ [ $? -ne 124 ] || echo "problem no answer within {timeout_s} s"; }}; }} '
+            "2>&1 >&3 | grep -v '^[[:space:]]*at ' | tail -n 1 | sed 's/^/problem /'; } 3>&1; "
             f"echo {END}"
         )
 

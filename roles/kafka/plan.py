@@ -258,7 +258,7 @@ def lost(found: Sequence[Partition], broker: str) -> str:
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
         f"{broker}: not started, as its data folder is empty, and it alone has all records of "
-        f"{names}{more}: the other copies would be cut down to its own, so mount its volume or "
+        f"{names}{more}: all other copies would be cut down to its own, so mount its volume or "
         "restore the folder, and run again. To give those records up: sudo systemctl start kafka "
         "there, and run again."
     )

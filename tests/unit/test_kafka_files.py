@@ -456,7 +456,8 @@ def test_an_unknown_tool_is_refused(cli: Cli) -> None:
 def test_root_becomes_the_service_user_and_others_are_told(tmp_path: Path) -> None:
     result = Cli(tmp_path, "root", 0).run("topics", "--list")
     assert result.stdout == (
-        f"setpriv --reuid=kafka --regid=kafka --init-groups {tmp_path}/kafka-cli topics --list\n"
+        "setpriv --reuid=kafka --regid=kafka --init-groups --no-new-privs --bounding-set=-all "
+        f"--inh-caps=-all {tmp_path}/kafka-cli topics --list\n"
     )
 
 

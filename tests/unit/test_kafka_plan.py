@@ -9,9 +9,15 @@ from roles.kafka.plan import (
     Partition,
     Reason,
     blocked,
+    counted_on,
+    first_wave,
+    lost,
+    other_id,
+    other_port,
     parse,
     refusal,
     rolling_order,
+    unknown,
 )
 
 # As printed by Kafka 3.9.2 in ZooKeeper mode.
@@ -227,3 +233,39 @@ def test_order_is_a_permutation_with_the_controller_last(
     assert states == sorted(states)
     if controller in brokers and controller in running:
         assert order[-1] == controller
+
+
+def test_all_brokers_start_together_unless_only_some_have_data() -> None:
+    names = ["kafka1", "kafka2", "kafka3"]
+    assert first_wave([], dict.fromkeys(names, False)) == names
+    assert first_wave([], dict.fromkeys(names, True)) == names
+    assert first_wave([], {"kafka1": False, "kafka2": True, "kafka3": True}) == names[1:]
+
+
+def test_a_new_broker_starts_after_those_that_run() -> None:
+    assert first_wave(["kafka1"], {"kafka1": True, "kafka2": False}) == ["kafka1"]
+    # Whatever its folder looks like, what runs is not one to be kept waiting.
+    assert first_wave(["kafka1"], {"kafka1": False, "kafka2": False}) == ["kafka1"]
+
+
+def test_partitions_that_count_an_empty_broker_as_in_sync() -> None:
+    alone = Partition("b", 0, None, (1,), frozenset({1}))
+    shared = Partition("a", 0, 2, (1, 2), frozenset({1, 2}))
+    dropped = Partition("a", 1, 2, (1, 2), frozenset({2}))
+    assert counted_on([shared, dropped, alone], 1) == [alone, shared]
+    assert counted_on([shared, dropped, alone], 3) == []
+
+
+def test_messages_name_the_broker_and_the_remedy() -> None:
+    partitions = [Partition("t", n, None, (1,), frozenset({1})) for n in range(12)]
+    assert "kafka1: not started" in lost(partitions, "kafka1")
+    assert "t-9 and 2 more" in lost(partitions, "kafka1")
+    assert "t-0:" in lost(partitions[:1], "kafka1")
+    told = unknown("kafka1", "no answer within 60 s")
+    assert "kafka1: not restarted" in told
+    assert "no answer within 60 s" in told
+    assert "the next run goes on with this broker" in told
+    assert "nothing was changed" not in told
+    assert "while kafka2 runs" in other_port("kafka1", 9193, 9093, ["kafka2"])
+    assert "while kafka1, kafka2 run:" in other_port("kafka1", 9193, 9093, ["kafka1", "kafka2"])
+    assert "set it back to 7" in other_id("kafka1", 1, 7)
