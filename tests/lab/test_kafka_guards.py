@@ -11,8 +11,8 @@ DATA = "/srv/strongbox/kafka/data"
 
 def test_kafka_cli_has_no_capability_and_can_get_none(cluster: Cluster) -> None:
     script = (
-        "kafka-cli console-consumer --topic __consumer_offsets --timeout-ms 20000 >/dev/null 2>&1 & "
-        "until pid=$(pgrep -u kafka -f tools.consumer.ConsoleConsumer); do kill -0 $! || exit; done; "
+        "kafka-cli console-consumer --topic __consumer_offsets --timeout-ms 20000 >/dev/null 2>&1 "
+        "& until pid=$(pgrep -u kafka -f consumer.ConsoleConsumer); do kill -0 $! || exit; done; "
         "grep -E '^(Uid|Cap|NoNew)' /proc/$pid/status; kill $pid"
     )
     shown = dict(re.findall(r"^(\w+):\t(\w+)", cluster.ssh("kafka1", script), re.MULTILINE))
