@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyinfra import host
 from pyinfra.api.exceptions import OperationError
 
 from roles.common.archive import Archive
 from roles.common.operations import barrier, installed_archive, managed_paths, once
-from roles.zookeeper import plan
+from roles.zookeeper import members, plan
 from roles.zookeeper.facts import Observed
 from roles.zookeeper.files import ZookeeperHost, wanted
-from roles.zookeeper.operations import Ensemble, observe, restart, start, states_of
+from roles.zookeeper.operations import Ensemble, members_of, observe, restart, start, states_of
 
 
 def configure(node: ZookeeperHost, archive: Archive) -> None:
@@ -29,22 +31,36 @@ def roll(ensemble: Ensemble) -> None:
         # Each host reads its own at the same time as the others; then one puts them together.
         _seen(host.name, ensemble)
     seen = once("ensemble", lambda: {name: _seen(name, ensemble) for name in sorted(ensemble)})
-    states = states_of(seen)
+    states = once("ensemble's states", lambda: states_of(seen, ensemble))
+    _refuse_what_it_would_not_survive(seen, states, ensemble)
     waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
     if isinstance(waves, plan.Refusal):
         raise OperationError(str(waves))
-    # Two waves at most: members that have data, then those that get theirs from them.
-    first = waves[0] if len(waves) > 1 else list(ensemble)
-    if host.name in first:
+    # Two waves at most: members that have data, then those that get theirs from them. One that
+    # runs already is waited for with the first, as they may need its vote.
+    second = waves[1] if len(waves) > 1 else []
+    if host.name in ensemble and host.name not in second:
         start(name="ZooKeeper: start what is down", ensemble=ensemble)
     barrier(name="barrier: ZooKeeper serves", label="ZooKeeper serves")
-    if host.name in ensemble and host.name not in first:
+    if host.name in second:
         start(name="ZooKeeper: start the rest", ensemble=ensemble)
     barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
     for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
         if host.name == member:
             restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
         barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")
+
+
+def _refuse_what_it_would_not_survive(
+    seen: Mapping[str, Observed], states: Mapping[str, plan.ServerState], ensemble: Ensemble
+) -> None:
+    """While the run is planned, so before it has changed anything."""
+    problems = members.problems(members_of(seen, ensemble), states)
+    larger = plan.larger_ensemble(states, ", ".join(sorted(states)), "changed")
+    if larger and not problems:
+        problems = [str(larger)]
+    if problems:
+        raise OperationError("\n    ".join([*problems, "Nothing was changed."]))
 
 
 def _seen(member: str, ensemble: Ensemble) -> Observed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pyinfra import host, inventory, state
 from pyinfra.api.exceptions import OperationError
@@ -19,6 +20,7 @@ from roles.zookeeper.files import (
     ready_command,
     started_with,
 )
+from roles.zookeeper.members import Member
 
 Ensemble = Mapping[str, ZookeeperHost]
 _STATE = "ZooKeeper"
@@ -30,6 +32,8 @@ def observe(member: str, ensemble: Ensemble) -> Observed:
     found = inventory.get_host(member).get_fact(
         ZookeeperState,
         data_dir=node.layout.data,
+        config=f"{node.layout.config}/zoo.cfg",
+        stores=[node.store.keystore, node.store.truststore],
         four_letter=four_letter_command(node, "srvr", "mntr"),
     )
     seen = known(found, f"ZooKeeper's state on {member}")
@@ -38,9 +42,27 @@ def observe(member: str, ensemble: Ensemble) -> Observed:
     return seen
 
 
-def states_of(seen: Mapping[str, Observed]) -> dict[str, plan.ServerState]:
+def states_of(seen: Mapping[str, Observed], ensemble: Ensemble) -> dict[str, plan.ServerState]:
     return {
-        name: plan.parse(item.answer) if item.service.running else plan.DOWN
+        name: replace(plan.parse(item.answer), as_declared=_up_to_date(item, ensemble[name]))
+        if item.service.running
+        else plan.DOWN
+        for name, item in seen.items()
+    }
+
+
+def members_of(seen: Mapping[str, Observed], ensemble: Ensemble) -> dict[str, Member]:
+    return {
+        name: Member(
+            id=ensemble[name].settings.id,
+            hostname=ensemble[name].common.hostname,
+            client_port=ensemble[name].settings.client_port,
+            quorum_port=ensemble[name].settings.quorum_port,
+            election_port=ensemble[name].settings.election_port,
+            on_host=item.configured,
+            running=item.service.running,
+            has_data=item.has_data,
+        )
         for name, item in seen.items()
     }
 
@@ -60,22 +82,30 @@ def start(ensemble: Ensemble) -> Commands:
     """
     Starts this member when it is down, and waits until it serves as part of the quorum.
 
+    One that runs and does not serve is waited for. When it says so itself and its configuration
+    changed, it is restarted at once: alone and in its turn it might wait for others in vain that
+    are yet to get the configuration with which they find each other.
+
     + ensemble: all members by host name
     """
+    node = ensemble[host.name]
     seen: Observed | None = recall(_STATE)
-    if seen is None or not _is_up(seen):
+    if seen is None or plan.to_start(*_as_found(seen, node)) is not plan.Start.NOTHING:
         seen = observe(host.name, ensemble)
-    if _is_up(seen):
+    step = plan.to_start(*_as_found(seen, node))
+    # While the run is only planned, the stores to ask with may be missing; they are written first.
+    unknown = step is plan.Start.WAIT and not seen.askable and not state.is_executing
+    if step is plan.Start.NOTHING or unknown:
         host.noop("ZooKeeper runs")
         return
     forget()
     if showing_changes():
-        host.log("start ZooKeeper")
-    yield from _come_up(ensemble[host.name], "start")
+        host.log(step.value)
+    yield from _come_up(node, "restart" if step is plan.Start.RESTART else "start")
 
 
-def _is_up(seen: Observed) -> bool:
-    return seen.service.running and seen.service.enabled
+def _as_found(seen: Observed, node: ZookeeperHost) -> tuple[plan.ServerState, bool]:
+    return states_of({host.name: seen}, {host.name: node})[host.name], seen.service.enabled
 
 
 def _up_to_date(seen: Observed, node: ZookeeperHost) -> bool:
@@ -99,11 +129,11 @@ def restart(ensemble: Ensemble) -> Commands:
         host.noop("ZooKeeper runs with the declared configuration")
         return
     seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
-    refusal = plan.gate(states_of({**seen, host.name: mine}), host.name)
+    states = states_of({**seen, host.name: mine}, ensemble)
+    refusal = plan.gate(states, host.name)
     # While the run is only planned, a member may be down and be started before the restart, or
     # have no store to be asked with. It is asked again then.
-    states = states_of({**seen, host.name: mine}).values()
-    settled = all(item.role in plan.SERVING for item in states)
+    settled = all(item.role in plan.SERVING for item in states.values())
     if refusal is not None and (state.is_executing or settled):
         raise OperationError(str(refusal))
     forget()

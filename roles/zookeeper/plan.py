@@ -6,7 +6,7 @@ Pure: works on what the servers said of themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,6 +16,7 @@ class Role(Enum):
     FOLLOWER = "follower"
     STANDALONE = "standalone"
     NOT_SERVING = "not serving"
+    SILENT = "running but silent"
     DOWN = "down"
 
 
@@ -23,8 +24,10 @@ class Role(Enum):
 class ServerState:
     """What one server said. ``synced`` is whether it has all that was committed.
 
-    ``synced_followers`` and ``quorum_size`` are the leader's count of followers that have a vote
-    and are in step, and of all voters; None when it did not say.
+    ``synced_followers`` is the leader's count of followers that have a vote and are in step, and
+    ``non_voting`` of those that have none; ``quorum_size`` is the number of voters as the server
+    knows them. None when it did not say. ``as_declared`` is whether its process was started with
+    the configuration that is declared, so that it knows the declared members by their ids.
     """
 
     role: Role
@@ -32,6 +35,8 @@ class ServerState:
     zxid: int = 0
     synced_followers: int | None = None
     quorum_size: int | None = None
+    non_voting: int = 0
+    as_declared: bool = False
 
 
 DOWN = ServerState(Role.DOWN)
@@ -45,14 +50,19 @@ _SERVING = {
 
 
 def parse(answer: str) -> ServerState:
-    """Reads the answers to ``srvr`` and ``mntr``; no answer means that the server is down."""
+    """Reads the answers to ``srvr`` and ``mntr`` of a server whose unit is active.
+
+    One that does not answer may be busy and a voter all the same, so it is not down.
+    """
     if not answer.strip():
-        return DOWN
+        return ServerState(Role.SILENT)
     mode = re.search(r"^Mode: (\S+)$", answer, re.MULTILINE)
     role = _SERVING.get(mode[1]) if mode else None
     if role is None:
         return ServerState(Role.NOT_SERVING)
-    values = dict(re.findall(r"^(zk_\w+)\t(.*)$", answer, re.MULTILINE))
+    values: dict[str, str] = dict(re.findall(r"^(zk_\w+)\t(.*)$", answer, re.MULTILINE))
+    followers = _number(values.get("zk_synced_followers"))
+    non_voting = _number(values.get("zk_synced_non_voting_followers")) or 0
     zxid = re.search(r"^Zxid: 0x([0-9a-f]+)$", answer, re.MULTILINE)
     return ServerState(
         role=role,
@@ -60,17 +70,11 @@ def parse(answer: str) -> ServerState:
         synced=role is Role.STANDALONE
         or values.get("zk_peer_state", "").rstrip().endswith("- broadcast"),
         zxid=int(zxid[1], 16) if zxid else 0,
-        synced_followers=_voters(values),
+        # ZooKeeper's first number counts those without a vote too.
+        synced_followers=None if followers is None else followers - non_voting,
         quorum_size=_number(values.get("zk_quorum_size")),
+        non_voting=non_voting,
     )
-
-
-def _voters(values: Mapping[str, str]) -> int | None:
-    """Followers in step that have a vote; ZooKeeper's first number counts the others too."""
-    followers = _number(values.get("zk_synced_followers"))
-    if followers is None:
-        return None
-    return followers - (_number(values.get("zk_synced_non_voting_followers")) or 0)
 
 
 def _number(text: str | None) -> int | None:
@@ -81,10 +85,13 @@ class Reason(Enum):
     """Why a server may not be restarted or started now."""
 
     NO_LEADER = "the ensemble has no leader"
+    LEADER_ELSEWHERE = "its leader is not in the inventory"
+    MORE_VOTERS = "the ensemble has more servers than the inventory"
     TWO_LEADERS = "two servers say that they lead"
     RUNS_ALONE = "a server of the ensemble runs alone"
     TOO_FEW_SYNCED = "without it, too few synced servers would be left for a majority"
     DATA_MISSING = "a majority of the servers has lost its data"
+    ENSEMBLE_EMPTY = "no server has any data, but the brokers have"
 
 
 @dataclass(frozen=True)
@@ -111,13 +118,16 @@ def majority(voters: int) -> int:
 
 def rolling_order(states: Mapping[str, ServerState]) -> list[str]:
     """The servers in the order in which they are restarted: those that do not serve first, as
-    they cost nothing, and the leader last, as its restart costs an election."""
+    they cost nothing, then those that may be ill, and the leader last, as that costs an election.
+    """
 
     def rank(server: str) -> tuple[int, str]:
         role = states[server].role
         if role is Role.LEADER:
+            return (3, server)
+        if role in SERVING:
             return (2, server)
-        return (int(role in (Role.FOLLOWER, Role.STANDALONE)), server)
+        return (int(role is Role.SILENT), server)
 
     return sorted(states, key=rank)
 
@@ -130,6 +140,8 @@ def gate(states: Mapping[str, ServerState], target: str) -> Refusal | None:
     state = states[target]
     if state.role in (Role.DOWN, Role.NOT_SERVING):
         return None
+    if larger := larger_ensemble(states, target):
+        return larger
     if len(states) == 1:
         return None  # There is nothing else to ask; the operator chose an ensemble of one.
     if alone := _runs_alone(states):
@@ -151,7 +163,7 @@ def gate(states: Mapping[str, ServerState], target: str) -> Refusal | None:
     # By the leader's count, in the ensemble as it knows it: a smaller one while new members, that
     # have no vote yet, are being added.
     leader = states[leaders[0]]
-    counts = target in synced or target == leaders[0]
+    counts = target == leaders[0] or _may_be_counted(states, synced, target, leader)
     checks.append((1 + (leader.synced_followers or 0) - counts, leader.quorum_size or len(states)))
     for left, voters in checks:
         if left < majority(voters):
@@ -161,6 +173,58 @@ def gate(states: Mapping[str, ServerState], target: str) -> Refusal | None:
                 f"{left} would be left, {majority(voters)} of {voters} are needed; "
                 f"{_summary(states)}",
             )
+    return None
+
+
+def _may_be_counted(
+    states: Mapping[str, ServerState], synced: Set[str], target: str, leader: ServerState
+) -> bool:
+    """Whether a follower may be among the voters in step that the leader counts.
+
+    It counts them without naming them. So a follower is left out only when the others, by their
+    own word, explain the whole count.
+    """
+    voters, others = leader.synced_followers or 0, leader.non_voting
+    followers = {name for name in synced if states[name].role is Role.FOLLOWER}
+    if voters + others != len(followers):
+        return True
+    if target not in followers:
+        return False
+    # Whoever was started with the members that the leader knows has a vote.
+    sure = {name for name in followers - {target} if states[name].as_declared}
+    without_vote = others and leader.as_declared and not states[target].as_declared
+    return not (without_vote and voters <= len(sure))
+
+
+def larger_ensemble(
+    states: Mapping[str, ServerState], target: str, verb: str = "restarted"
+) -> Refusal | None:
+    """Refuses to change an ensemble that has servers which are not asked, as they would go on
+    without those that are: two ensembles, each with its own truth."""
+    leaders = [state for state in states.values() if state.role is Role.LEADER]
+    followers = [state for state in states.values() if state.role is Role.FOLLOWER]
+    # A leader's list of voters is what counts; one that joins may be ahead of it.
+    voters = max((state.quorum_size or 0 for state in leaders or followers), default=0)
+    if voters > len(states):
+        return Refusal(
+            target,
+            Reason.MORE_VOTERS,
+            f"{voters} servers have a vote, {len(states)} are declared; put the missing ones back "
+            "into the inventory, or, to make it smaller, stop the brokers and then ZooKeeper on "
+            "all servers, on those that leave with systemctl disable --now zookeeper, and run "
+            "again",
+            verb,
+        )
+    unclear = any(state.role in (Role.SILENT, Role.NOT_SERVING) for state in states.values())
+    if not leaders and not unclear and any(state.synced for state in followers):
+        return Refusal(
+            target,
+            Reason.LEADER_ELSEWHERE,
+            f"{_summary(states)}; put the server that leads back into the inventory, or, to "
+            "replace it, stop it for good and give its zookeeper_id to a host with an empty data "
+            "folder (if the leader stopped just now, run again)",
+            verb,
+        )
     return None
 
 
@@ -188,8 +252,31 @@ def _summary(states: Mapping[str, ServerState]) -> str:
     )
 
 
+class Start(Enum):
+    """What a member needs so that it serves; the value says it to the operator."""
+
+    NOTHING = "ZooKeeper runs"
+    START = "start ZooKeeper"
+    WAIT = "wait for ZooKeeper: it runs, but does not serve"
+    RESTART = "restart ZooKeeper: it does not serve, and its configuration changed"
+
+
+def to_start(state: ServerState, enabled: bool) -> Start:
+    """Before the rolling restarts: one that is silent and outdated may serve, so it is left to
+    them and their gate."""
+    if state.role is Role.DOWN:
+        return Start.START
+    if state.role is Role.NOT_SERVING:
+        return Start.WAIT if state.as_declared else Start.RESTART
+    if state.role is Role.SILENT and state.as_declared:
+        return Start.WAIT
+    return Start.NOTHING if enabled else Start.START
+
+
 def start_waves(
-    states: Mapping[str, ServerState], has_data: Mapping[str, bool]
+    states: Mapping[str, ServerState],
+    has_data: Mapping[str, bool],
+    brokers_have_data: bool = False,
 ) -> list[list[str]] | Refusal:
     """Servers to start, in waves: all of a wave together, then wait until they serve.
 
@@ -199,6 +286,8 @@ def start_waves(
 
     :param has_data: whether the server was ever a member of a quorum (``currentEpoch`` above 0) or
         has written transactions (a ``log.*`` file); one that waited in vain for others has not.
+    :param brokers_have_data: whether any broker has partitions, which a new ensemble knows nothing
+        of.
     """
     stopped = sorted(name for name, state in states.items() if state.role is Role.DOWN)
     if not stopped:
@@ -209,6 +298,14 @@ def start_waves(
         return [stopped]
     full = [name for name in states if has_data.get(name)]
     empty = sorted(name for name in states if not has_data.get(name))
+    if not full and brokers_have_data:
+        return Refusal(
+            ", ".join(stopped),
+            Reason.ENSEMBLE_EMPTY,
+            "a new ensemble would know none of their topics; restore ZooKeeper's data folders from "
+            "a backup or mount their volumes, or, to begin anew, empty the brokers' too",
+            "started",
+        )
     if full and len(full) < majority(len(states)):
         return Refusal(
             ", ".join(empty),

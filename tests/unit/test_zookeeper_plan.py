@@ -1,17 +1,24 @@
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roles.zookeeper.plan import (
     DOWN,
+    SERVING,
     Reason,
     Refusal,
     Role,
     ServerState,
+    Start,
     gate,
+    larger_ensemble,
     majority,
     parse,
     rolling_order,
     start_waves,
+    to_start,
 )
 
 LEADER_ANSWER = """\
@@ -36,6 +43,7 @@ LEADER = ServerState(Role.LEADER, synced=True, synced_followers=2, quorum_size=3
 FOLLOWER = ServerState(Role.FOLLOWER, synced=True)
 LAGGING = ServerState(Role.FOLLOWER, synced=False)
 LOOKING = ServerState(Role.NOT_SERVING)
+SILENT = ServerState(Role.SILENT)
 
 
 def test_a_leader_says_how_many_follow() -> None:
@@ -47,7 +55,7 @@ def test_a_leader_says_how_many_follow() -> None:
 def test_followers_without_a_vote_do_not_count() -> None:
     growing = LEADER_ANSWER.replace("followers\t2", "followers\t4")
     growing += "zk_synced_non_voting_followers\t2\n"
-    assert parse(growing).synced_followers == 2
+    assert (parse(growing).synced_followers, parse(growing).non_voting) == (2, 2)
 
 
 def test_a_follower_is_synced_once_it_broadcasts() -> None:
@@ -56,8 +64,8 @@ def test_a_follower_is_synced_once_it_broadcasts() -> None:
     assert not parse("Mode: follower\n").synced  # mntr was not answered
 
 
-def test_no_answer_is_down_and_an_odd_one_does_not_serve() -> None:
-    assert parse("") == parse(" \n") == DOWN
+def test_no_answer_is_not_down_and_an_odd_one_does_not_serve() -> None:
+    assert parse("") == parse(" \n") == SILENT
     refused = "This ZooKeeper instance is not currently serving requests\n"
     assert parse(refused).role is Role.NOT_SERVING
     assert parse("Mode: read-only\n").role is Role.NOT_SERVING
@@ -68,8 +76,8 @@ def test_standalone() -> None:
 
 
 def test_rolling_order() -> None:
-    states = {"a": LEADER, "b": FOLLOWER, "c": DOWN, "d": FOLLOWER, "e": LOOKING}
-    assert rolling_order(states) == ["c", "e", "b", "d", "a"]
+    states = {"a": LEADER, "b": FOLLOWER, "c": DOWN, "d": FOLLOWER, "e": LOOKING, "aa": SILENT}
+    assert rolling_order(states) == ["c", "e", "aa", "b", "d", "a"]
 
 
 def test_a_whole_ensemble_can_spare_any_one() -> None:
@@ -138,6 +146,120 @@ def test_a_server_that_runs_alone_is_not_outvoted_by_empty_ones() -> None:
 
 def test_an_ensemble_of_one_may_restart() -> None:
     assert gate({"zk1": ServerState(Role.STANDALONE, True)}, "zk1") is None
+    assert gate({"zk1": ServerState(Role.LEADER, True, quorum_size=1)}, "zk1") is None
+
+
+def test_a_silent_server_that_runs_may_be_one_that_the_quorum_needs() -> None:
+    states = {"zk1": FOLLOWER, "zk2": SILENT, "zk3": DOWN}
+    assert reason(states, "zk2") is Reason.NO_LEADER
+    assert "zk2 is running but silent, zk3 is down" in str(gate(states, "zk2"))
+    five = {
+        "zk1": FOLLOWER,
+        "zk2": ServerState(Role.LEADER, True, 0, 2, 5),
+        "zk3": SILENT,
+        "zk4": DOWN,
+        "zk5": DOWN,
+    }
+    assert reason(five, "zk3") is Reason.TOO_FEW_SYNCED
+    assert reason(five, "zk1") is Reason.TOO_FEW_SYNCED
+
+
+def test_a_silent_server_is_restarted_when_the_others_are_a_majority_without_it() -> None:
+    for counted in (1, 2):
+        leader = ServerState(Role.LEADER, True, 0, counted, 3)
+        assert reason({"zk1": FOLLOWER, "zk2": leader, "zk3": SILENT}, "zk3") is None
+    assert reason({"zk1": FOLLOWER, "zk2": leader, "zk3": SILENT}, "zk1") is Reason.TOO_FEW_SYNCED
+
+
+def test_a_silent_server_may_be_a_voter_while_those_that_answer_have_no_vote_yet() -> None:
+    """Three voters and two newcomers: zk1 is down, so zk2 and the silent zk3 are the quorum."""
+    leader = ServerState(Role.LEADER, True, 0, 1, 3, non_voting=2)
+    states = {"zk1": DOWN, "zk2": leader, "zk3": SILENT, "zk4": FOLLOWER, "zk5": FOLLOWER}
+    assert reason(states, "zk3") is Reason.TOO_FEW_SYNCED
+
+
+def known_by(leader: ServerState) -> dict[str, ServerState]:
+    """zk1 was restarted under an id that the others, which run as declared, do not know."""
+    return {"zk1": FOLLOWER, "zk2": leader, "zk3": replace(FOLLOWER, as_declared=True)}
+
+
+def test_a_follower_that_the_leader_does_not_count_can_be_spared() -> None:
+    leader = ServerState(Role.LEADER, True, 0, 1, 3, non_voting=1, as_declared=True)
+    states = known_by(leader)
+    assert reason(states, "zk1") is None
+    assert reason(states, "zk3") is Reason.TOO_FEW_SYNCED
+
+
+def test_a_follower_that_the_leader_may_count_is_kept() -> None:
+    counts = ServerState(Role.LEADER, True, 0, 1, 3, non_voting=1, as_declared=True)
+    for leader in (
+        replace(counts, as_declared=False),  # it may know other members than the declared ones
+        replace(counts, non_voting=0),
+        replace(counts, non_voting=2),  # someone follows that was not asked
+    ):
+        assert reason(known_by(leader), "zk1") is Reason.TOO_FEW_SYNCED
+    unsure = {**known_by(counts), "zk3": FOLLOWER}
+    assert reason(unsure, "zk1") is Reason.TOO_FEW_SYNCED
+
+
+def test_one_declared_server_of_three_is_not_restarted_alone() -> None:
+    """It would serve on its own while the other two go on as a quorum."""
+    for state in (
+        ServerState(Role.LEADER, True, 0, 2, 3),
+        ServerState(Role.FOLLOWER, True, quorum_size=3),
+    ):
+        assert reason({"zk1": state}, "zk1") is Reason.MORE_VOTERS
+    assert reason({"zk1": FOLLOWER}, "zk1") is Reason.LEADER_ELSEWHERE
+
+
+def test_an_ensemble_with_more_voters_than_declared_says_how_it_is_made_smaller() -> None:
+    five = ServerState(Role.LEADER, True, 0, 4, 5)
+    states = {"zk1": FOLLOWER, "zk2": five, "zk3": FOLLOWER}
+    assert [reason(states, name) for name in states] == [Reason.MORE_VOTERS] * 3
+    refusal = larger_ensemble(states, "zk1, zk2, zk3", "changed")
+    assert str(refusal) == (
+        "zk1, zk2, zk3: not changed, as the ensemble has more servers than the inventory: "
+        "5 servers have a vote, 3 are declared; put the missing ones back into the inventory, or, "
+        "to make it smaller, stop the brokers and then ZooKeeper on all servers, on those that "
+        "leave with systemctl disable --now zookeeper, and run again"
+    )
+    # A newcomer's own word does not count while the leader knows the declared number.
+    ahead = ServerState(Role.FOLLOWER, True, quorum_size=5)
+    assert larger_ensemble({"zk1": ahead, "zk2": LEADER, "zk3": FOLLOWER}, "zk1") is None
+
+
+def test_a_leader_that_is_not_in_the_inventory_is_told() -> None:
+    states = {"zk1": FOLLOWER, "zk2": FOLLOWER, "zk4": DOWN}
+    assert reason(states, "zk1") is Reason.LEADER_ELSEWHERE
+    assert "give its zookeeper_id to a host with an empty data folder" in str(gate(states, "zk1"))
+    # As long as one has not said, it may be the leader.
+    for other in (SILENT, LOOKING):
+        assert reason({**states, "zk4": other}, "zk1") is Reason.NO_LEADER
+    assert larger_ensemble(dict.fromkeys("abc", DOWN), "a") is None
+    assert larger_ensemble({"a": LAGGING, "b": LAGGING, "c": DOWN}, "a") is None
+
+
+@pytest.mark.parametrize(
+    ("state", "as_declared", "step"),
+    [
+        (DOWN, False, Start.START),
+        (SILENT, True, Start.WAIT),
+        (LOOKING, True, Start.WAIT),
+        (LOOKING, False, Start.RESTART),
+        (SILENT, False, Start.NOTHING),  # it may serve: the gate decides on its restart
+        (LEADER, True, Start.NOTHING),
+        (FOLLOWER, False, Start.NOTHING),
+        (ServerState(Role.STANDALONE), True, Start.NOTHING),
+    ],
+)
+def test_what_runs_is_not_taken_for_what_serves(
+    state: ServerState, as_declared: bool, step: Start
+) -> None:
+    assert to_start(replace(state, as_declared=as_declared), enabled=True) is step
+
+
+def test_a_server_that_would_not_start_at_boot_is_enabled() -> None:
+    assert to_start(FOLLOWER, enabled=False) is Start.START
 
 
 STATES = st.builds(
@@ -146,6 +268,8 @@ STATES = st.builds(
     synced=st.booleans(),
     synced_followers=st.none() | st.integers(0, 8),
     quorum_size=st.none() | st.integers(1, 7),
+    non_voting=st.integers(0, 2),
+    as_declared=st.booleans(),
 )
 ENSEMBLES = (
     st.integers(1, 3)
@@ -158,7 +282,7 @@ ENSEMBLES = (
 def test_order_is_a_permutation_with_the_leader_last(states: dict[str, ServerState]) -> None:
     order = rolling_order(states)
     assert sorted(order) == sorted(states)
-    serving = (Role.LEADER, Role.FOLLOWER, Role.STANDALONE)
+    serving = SERVING
     assert [states[name].role in serving for name in order] == sorted(
         state.role in serving for state in states.values()
     )
@@ -178,8 +302,22 @@ def test_the_gate_keeps_a_synced_majority(
     assert len(voters) >= majority(len(states))
     (leader,) = (state for state in states.values() if state.role is Role.LEADER)
     counted = 1 + (leader.synced_followers or 0)
-    lost = states[target].synced or states[target].role is Role.LEADER
+    lost = states[target].role is Role.LEADER or (states[target].synced and not leader.non_voting)
     assert counted - lost >= majority(leader.quorum_size or len(states))
+    assert (leader.quorum_size or 0) <= len(states)
+
+
+@given(ENSEMBLES, st.data())
+def test_a_silent_server_is_never_spared_where_a_serving_one_would_not_be(
+    states: dict[str, ServerState], data: st.DataObject
+) -> None:
+    """Whatever the silent one really is, the synced ones that are left must be a majority."""
+    target = data.draw(st.sampled_from(sorted(states)))
+    states = {**states, target: SILENT}
+    if gate(states, target) is None and len(states) > 1:
+        voters = [n for n, s in states.items() if s.synced and s.role in SERVING]
+        assert len(voters) >= majority(len(states))
+        assert target not in voters
 
 
 @given(st.integers(0, 2**10), st.sampled_from([1, 3, 5, 7, 9]))
@@ -202,6 +340,23 @@ def test_a_new_ensemble_starts_together() -> None:
 
 def test_nothing_to_start() -> None:
     assert start_waves({"a": LEADER, "b": FOLLOWER, "c": FOLLOWER}, {}) == []
+
+
+def test_an_empty_ensemble_is_not_started_under_brokers_that_have_data() -> None:
+    states = dict.fromkeys(("a", "b", "c"), DOWN)
+    refusal = start_waves(states, {}, brokers_have_data=True)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.may_pass) == (Reason.ENSEMBLE_EMPTY, False)
+    assert str(refusal) == (
+        "a, b, c: not started, as no server has any data, but the brokers have: a new ensemble "
+        "would know none of their topics; restore ZooKeeper's data folders from a backup or mount "
+        "their volumes, or, to begin anew, empty the brokers' too"
+    )
+    kept = {"a": True, "b": True}
+    assert start_waves(states, kept, brokers_have_data=True) == [["a", "b"], ["c"]]
+    serving = {"a": DOWN, "b": LEADER, "c": FOLLOWER}
+    assert start_waves(serving, {}, brokers_have_data=True) == [["a"]]
+    assert start_waves({"a": LEADER}, {}, brokers_have_data=True) == []
 
 
 def test_servers_with_data_start_before_an_empty_one() -> None:
