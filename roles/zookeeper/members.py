@@ -76,30 +76,35 @@ def problems(members: Mapping[str, Member], states: Mapping[str, ServerState]) -
     if any(state.role is Role.LEADER and state.as_declared for state in states.values()):
         return []
     differing = {name: item for name, item in members.items() if not states[name].as_declared}
-    found = [line for name in sorted(differing) for line in _ports(name, members[name])]
+    found = _ports(differing)
     for name, member in sorted(differing.items()):
         old = member.on_host.id
         if member.has_data and old is not None and old != member.id:
             found.append(
                 f"{name}: zookeeper_id is {member.id}, but the host has the data of server {old}: "
                 f"the others would not count its vote. Set it back to {old}. To give ids anew, "
-                f"{_STOP}. To make the host another member, stop ZooKeeper on it while the others "
-                "serve and remove version-2 from its data folder"
+                f"{_STOP}. If the data is not this ensemble's, stop ZooKeeper on this host and "
+                "remove version-2 from its data folder: it loads everything from the others"
             )
     return found + _gone(members, differing)
 
 
-def _ports(name: str, member: Member) -> list[str]:
-    pairs = {("client_port", member.client_port, member.on_host.client_port)}
-    for peer in member.on_host.peers.values():
-        pairs.add(("quorum_port", member.quorum_port, peer.quorum_port))
-        pairs.add(("election_port", member.election_port, peer.election_port))
+def _ports(members: Mapping[str, Member]) -> list[str]:
+    """One line for each changed port, with all members that have another."""
+    changed: dict[tuple[str, int, int], set[str]] = {}
+    for name, member in members.items():
+        pairs = [("client_port", member.client_port, member.on_host.client_port)]
+        for peer in member.on_host.peers.values():
+            pairs.append(("quorum_port", member.quorum_port, peer.quorum_port))
+            pairs.append(("election_port", member.election_port, peer.election_port))
+        for key, declared, present in pairs:
+            if present is not None and present != declared:
+                changed.setdefault((key, declared, present), set()).add(name)
     return [
-        f"{name}: zookeeper_{key} is {declared}, but its zoo.cfg has {present}: members on "
-        "different ports do not find each other, so a port is not changed while one of them runs. "
-        f"Set it back, or {_STOP}"
-        for key, declared, present in sorted(pairs, key=str)
-        if present is not None and present != declared
+        f"{', '.join(sorted(names))}: zookeeper_{key} is {declared}, but zoo.cfg has {present}: "
+        "members on different ports do not find each other, so a port is not changed while one of "
+        f"them runs. Set it back, or {_STOP}"
+        for (key, declared, present), names in sorted(changed.items())
     ]
 
 

@@ -128,6 +128,9 @@ def restart(ensemble: Ensemble) -> Commands:
     if _up_to_date(mine, node):
         host.noop("ZooKeeper runs with the declared configuration")
         return
+    if not state.is_executing and plan.to_start(*_as_found(mine, node)) is plan.Start.RESTART:
+        host.noop("ZooKeeper was restarted before, as it did not serve")
+        return
     seen = {name: observe(name, ensemble) for name in ensemble if name != host.name}
     states = states_of({**seen, host.name: mine}, ensemble)
     refusal = plan.gate(states, host.name)
