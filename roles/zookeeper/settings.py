@@ -42,7 +42,8 @@ class ZookeeperSettings(RoleSettings):
 
     id: Annotated[int, Field(ge=1, le=255)] = Field(
         description="Number of this server in the ensemble, 1 to 255, different on each. It is "
-        "part of the ensemble's memory: never give a server's id to another."
+        "part of the ensemble's memory: keep it. Only a host that replaces a lost server gets its "
+        "id."
     )
     client_port: Port = Field(default=2182, description="Port for brokers; mutual TLS 1.3 only.")
     quorum_port: Port = Field(
