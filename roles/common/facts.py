@@ -75,7 +75,7 @@ class TextContents(FactBase[dict[str, list[str]] | None]):
         return StringCommand(
             "set --",
             *shell_words(paths),
-            '; for p; do printf "%s\\t" "$p"; sed -E',
+            '; for p; do printf "%s\\t" "$p"; LC_ALL=C sed -E',
             QuoteString(SED),
             '"$p" | base64 -w0; echo; done; echo',
             END,

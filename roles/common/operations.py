@@ -33,7 +33,7 @@ from roles.common.plan import (
     plan_paths,
 )
 from roles.common.readings import forget, recall, remember
-from roles.common.redact import mask_line
+from roles.common.redact import mask
 
 T = TypeVar("T")
 Commands = Generator[StringCommand | FunctionCommand | FileUploadCommand, None, None]
@@ -130,7 +130,7 @@ def _describe(steps: list[Step], files: dict[str, ManagedFile]) -> None:
         if file.secret:
             logger.info(f"{host.print_prefix}{file.path}: secret content differs (not shown)")
             continue
-        new = [mask_line(line) for line in file.content.decode(errors="replace").splitlines()]
+        new = mask(file.content).decode(errors="replace").splitlines()
         show_diff(file.path, known(old, file.path).get(file.path, []), new)
 
 
