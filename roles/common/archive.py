@@ -103,12 +103,13 @@ def resolve(source: str, sha512: str | None) -> Archive:
     :raises ArchiveError: with the remedy, when archive or digest cannot be found.
     """
     if not is_url(source) and not Path(source).is_file():
-        raise ArchiveError(f"archive {source} does not exist")
+        raise ArchiveError(f"{source} does not exist on this machine: correct the path")
     if sha512 is None:
         beside = Path(f"{source}.sha512")
         if is_url(source) or not beside.is_file():
             raise ArchiveError(
-                f"archive {source}: give its SHA-512, or put {beside.name} beside it"
+                f"{source} has no digest: give its SHA-512"
+                + ("" if is_url(source) else f", or put {beside.name} beside it")
             )
         sha512 = str(beside)
     if _HEX.fullmatch(sha512.strip().lower()):
@@ -116,7 +117,11 @@ def resolve(source: str, sha512: str | None) -> Archive:
     file = Path(sha512)
     if not file.is_file():
         raise ArchiveError(f"{sha512!r} is neither a SHA-512 (128 hex digits) nor a file with one")
-    return Archive(source, parse_sha512(file.read_text(errors="replace"), str(file)))
+    try:
+        text = file.read_text(errors="replace")
+    except OSError as error:
+        raise ArchiveError(f"{file}: {error.strerror}") from None
+    return Archive(source, parse_sha512(text, str(file)))
 
 
 def check_local(archive: Archive) -> None:
