@@ -26,7 +26,7 @@ barrier(name="barrier: certificates are in place", label="certificates are in pl
 if here.zookeeper:
     zookeeper.configure(here.zookeeper, here.archive)
 barrier(name="barrier: ZooKeeper is configured", label="ZooKeeper is configured")
-zookeeper.roll(here.ensemble)
+zookeeper.roll(here.ensemble, lambda: kafka.have_data(here.brokers))
 
 if here.broker:
     kafka.configure(here.broker, here.archive)

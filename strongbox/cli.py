@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -20,6 +23,7 @@ from roles.tls.settings import TlsSettings
 from strongbox import drift as drifting
 from strongbox.cluster import Cluster
 from strongbox.inventory import read_cluster
+from strongbox.process import no_core_dumps, take_passphrase
 
 IN_STEP, COULD_NOT_TELL, DRIFTED = 0, 1, 2
 inventory_option = click.option(
@@ -40,7 +44,31 @@ class OneLine(click.ClickException):
             click.echo(f"strongbox: {line}", err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@contextmanager
+def _usage_errors_exit_with_1() -> Iterator[None]:
+    """click's own exit code for them is 2, which here means drift."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.exit_code = COULD_NOT_TELL  # type: ignore[misc]
+        raise
+
+
+class Commands(click.Group):
+    """A group of commands whose exit code is never 2 unless they say so."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _usage_errors_exit_with_1():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_errors_exit_with_1():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 def main() -> None:
     """Authorities, client identities and checks of a cluster provisioned by kafka-strongbox.
 
@@ -54,17 +82,19 @@ def main() -> None:
 
     Run it in the project's folder, as pyinfra is.
     """
+    no_core_dumps()
 
 
 @main.command()
 @click.argument("inventory")
 @click.argument("deploy")
-def drift(inventory: str, deploy: str) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing when everything is as declared.")
+def drift(inventory: str, deploy: str, quiet: bool) -> None:
     """Compares the hosts with what DEPLOY would make of them; changes nothing.
 
     \b
     Exit code 0  everything is as declared
-              1  could not tell: a host is down, or the declaration was refused
+              1  could not tell: a host is down, or the declaration or the command was refused
               2  drift; each operation that would change something is listed with its hosts
 
     \b
@@ -73,12 +103,13 @@ def drift(inventory: str, deploy: str) -> None:
     """
     console = Console(highlight=False)
     try:
-        found = drifting.detect(inventory, deploy)
+        found = drifting.detect(inventory, deploy, quiet)
     except drifting.DriftUnknown as error:
         click.echo(f"strongbox: could not tell: {error}", err=True)
         sys.exit(COULD_NOT_TELL)
     if not found:
-        console.print("in step: every host is as declared")
+        if not quiet:
+            console.print("in step: every host is as declared")
         sys.exit(IN_STEP)
     table = Table("would change", "on", box=None, pad_edge=False)
     for item in found:
@@ -105,9 +136,11 @@ def settings(markdown: bool) -> None:
 
 def _cluster(inventory: str) -> Cluster:
     try:
-        return read_cluster(inventory)
+        cluster = read_cluster(inventory)
     except SettingsError as error:
         raise OneLine(str(error)) from None
+    take_passphrase(cluster)
+    return cluster
 
 
 def _tls(cluster: Cluster) -> TlsSettings:

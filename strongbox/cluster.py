@@ -13,6 +13,7 @@ from roles.common.host_settings import CommonSettings
 from roles.common.settings import RoleSettings, SettingsError, unknown_keys
 from roles.kafka import settings as kafka_settings
 from roles.kafka.settings import KafkaSettings
+from roles.tls import settings as tls_settings
 from roles.tls.settings import TlsSettings
 from roles.zookeeper import settings as zookeeper_settings
 from roles.zookeeper.settings import ZookeeperSettings
@@ -119,7 +120,7 @@ def _across(cluster: Cluster) -> list[str]:
     if len({node.common.cluster for node in cluster.nodes.values()}) > 1:
         names = sorted({node.common.cluster for node in cluster.nodes.values()})
         problems.append(f"common_cluster differs between hosts ({', '.join(names)})")
-    for field in ("authority_dir", "store_type", "key_type"):
+    for field in ("store_type", "key_type"):
         if len({str(getattr(node.tls, field)) for node in cluster.nodes.values()}) > 1:
             problems.append(f"tls_{field} differs between hosts: set it for all of them")
     problems += _duplicates(
@@ -128,6 +129,10 @@ def _across(cluster: Cluster) -> list[str]:
     problems += _duplicates(
         "common_addresses",
         {name: list(node.common.addresses) for name, node in cluster.nodes.items()},
+    )
+    problems += tls_settings.problems(
+        {name: node.tls for name, node in cluster.nodes.items()},
+        {name: node.common.hostname for name, node in cluster.nodes.items()},
     )
     if not cluster.zookeepers:
         problems.append(f"group {ZOOKEEPERS!r} has no host")

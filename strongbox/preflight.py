@@ -15,11 +15,14 @@ import click
 import gevent
 import pyinfra_cli.cli as pyinfra_cli
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.connectors.ssh import SSHConnector
 
 from roles.common.session import RunOptions
 from roles.common.settings import SettingsError
 from strongbox.cluster import BROKERS, ZOOKEEPERS
 from strongbox.inventory import declared_cluster
+from strongbox.process import no_core_dumps, take_passphrase
+from strongbox.site import archive_problems
 
 INTERRUPTED = 130
 
@@ -30,6 +33,7 @@ class PreflightError(PyinfraError):
 
 def install() -> None:
     """Checks settings and options before connecting, and makes Ctrl-C exit with 130, not 0."""
+    no_core_dumps()
     signal.signal(signal.SIGINT, _interrupted)
     # pyinfra prints the message of its own errors; gevent would print a traceback before that.
     hub = gevent.get_hub()
@@ -64,12 +68,36 @@ def _check(state: Any) -> None:
     ):
         if params.get(option):
             raise PreflightError(f"--{option.replace('_', '-')} cannot be used here: {reason}")
+    cluster, problems = None, []
     try:
-        state.strongbox_cluster = declared_cluster(state.inventory)
+        cluster = declared_cluster(state.inventory)
     except SettingsError as error:
-        lines = str(error).splitlines()
+        problems += str(error).splitlines()
+    problems += _host_keys(state.inventory)
+    if cluster is not None:
+        take_passphrase(cluster)
+        problems += archive_problems(cluster)
+    if problems:
         raise PreflightError(
             "the inventory was refused, no host was contacted:\n"
-            + "\n".join(f"    {line}" for line in lines)
-        ) from None
+            + "\n".join(f"    {line}" for line in problems)
+        )
+    state.strongbox_cluster = cluster
     state.strongbox_options = RunOptions(dry=bool(params.get("dry")))
+
+
+def _host_keys(inventory: Any) -> list[str]:
+    """pyinfra's default believes whoever answers first, and beats what ~/.ssh/config says."""
+    weaker: dict[str, list[str]] = {}
+    for host in inventory:
+        if isinstance(host.connector, SSHConnector):
+            checking = host.connector.data["ssh_strict_host_key_checking"]
+            if checking != "yes":
+                weaker.setdefault(checking, []).append(host.name)
+    return [
+        f"{', '.join(sorted(names))}: ssh_strict_host_key_checking is {checking!r}, so another "
+        'machine could take the host\'s place: set it to "yes" in group_data/all.py, and put the '
+        "host's key into known_hosts: ssh-keyscan prints it, ssh-keygen -lf its fingerprint, to "
+        "be compared with the one that the host's console shows"
+        for checking, names in weaker.items()
+    ]

@@ -72,6 +72,19 @@ def _archive(node: Node) -> Archive:
         raise SettingsError(f"{node.name}: {error}") from None
 
 
+def archive_problems(cluster: Cluster) -> list[str]:
+    """Archives and digests that cannot be found on the controller, one line each."""
+    hosts: dict[str, list[str]] = {}
+    for name, node in cluster.nodes.items():
+        try:
+            _archive(node)
+        except SettingsError as error:
+            role = "zookeeper" if node.zookeeper else "kafka"
+            problem = f"{role}_archive: {str(error).removeprefix(f'{name}: ')}"
+            hosts.setdefault(problem, []).append(name)
+    return [f"{', '.join(names)}: {problem}" for problem, names in hosts.items()]
+
+
 def _base(node: Node, zookeeper: ZookeeperHost | None, broker: BrokerHost | None) -> HostBase:
     role = zookeeper_files if node.zookeeper else kafka_files
     directories = role.directories(node.common.base_dir)

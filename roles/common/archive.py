@@ -9,6 +9,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 DIST_DIR = "/opt/strongbox/dist"
 _HEX = re.compile(r"[0-9a-f]{128}")
@@ -16,6 +17,44 @@ _HEX = re.compile(r"[0-9a-f]{128}")
 
 class ArchiveError(ValueError):
     """An archive or digest that cannot be used."""
+
+
+def is_url(source: str) -> bool:
+    return "://" in source
+
+
+def check_source(source: str) -> str:
+    """A validator of a setting that names an archive; no message shows a URL, as it may hold a
+    password.
+
+    The digest would find what is altered on the way over http, but only after root's curl has
+    talked to whoever answered; and there is always the path on the controller.
+
+    :raises ValueError: with the remedy.
+    """
+    if not source or re.search(r"\s", source) or not source.isprintable():
+        raise ValueError("must be a path or URL without blanks")
+    if not is_url(source):
+        return source
+    fetch = "fetch the archive to the controller and give its path"
+    try:
+        url = urlsplit(source)
+        host = url.hostname if url.port is None or url.port else None
+    except ValueError:
+        host = None
+    if not source.startswith("https://") or not host:
+        raise ValueError(f"must be a URL that starts with https://HOST/, or a path: {fetch}")
+    if "@" in url.netloc:
+        raise ValueError(
+            "has a user or password in the URL, which every user of the hosts could read in the "
+            f"arguments of curl: {fetch}"
+        )
+    if "?" in source or "#" in source:
+        raise ValueError(
+            "has a query or fragment in the URL; it may hold a token, which every user of the "
+            f"hosts could read in the arguments of curl: {fetch}"
+        )
+    return source
 
 
 @dataclass(frozen=True)
@@ -27,7 +66,7 @@ class Archive:
 
     @property
     def is_url(self) -> bool:
-        return self.source.startswith(("https://", "http://"))
+        return is_url(self.source)
 
     @property
     def directory(self) -> str:
@@ -63,14 +102,14 @@ def resolve(source: str, sha512: str | None) -> Archive:
 
     :raises ArchiveError: with the remedy, when archive or digest cannot be found.
     """
-    is_url = source.startswith(("https://", "http://"))
-    if not is_url and not Path(source).is_file():
-        raise ArchiveError(f"archive {source} does not exist")
+    if not is_url(source) and not Path(source).is_file():
+        raise ArchiveError(f"{source} does not exist on this machine: correct the path")
     if sha512 is None:
         beside = Path(f"{source}.sha512")
-        if is_url or not beside.is_file():
+        if is_url(source) or not beside.is_file():
             raise ArchiveError(
-                f"archive {source}: give its SHA-512, or put {beside.name} beside it"
+                f"{source} has no digest: give its SHA-512"
+                + ("" if is_url(source) else f", or put {beside.name} beside it")
             )
         sha512 = str(beside)
     if _HEX.fullmatch(sha512.strip().lower()):
@@ -78,7 +117,11 @@ def resolve(source: str, sha512: str | None) -> Archive:
     file = Path(sha512)
     if not file.is_file():
         raise ArchiveError(f"{sha512!r} is neither a SHA-512 (128 hex digits) nor a file with one")
-    return Archive(source, parse_sha512(file.read_text(errors="replace"), str(file)))
+    try:
+        text = file.read_text(errors="replace")
+    except OSError as error:
+        raise ArchiveError(f"{file}: {error.strerror}") from None
+    return Archive(source, parse_sha512(text, str(file)))
 
 
 def check_local(archive: Archive) -> None:

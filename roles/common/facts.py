@@ -75,7 +75,7 @@ class TextContents(FactBase[dict[str, list[str]] | None]):
         return StringCommand(
             "set --",
             *shell_words(paths),
-            '; for p; do printf "%s\\t" "$p"; sed -E',
+            '; for p; do printf "%s\\t" "$p"; LC_ALL=C sed -E',
             QuoteString(SED),
             '"$p" | base64 -w0; echo; done; echo',
             END,
@@ -112,8 +112,10 @@ class HostBaseState(FactBase[HostBase | None]):
         return StringCommand(
             "set --",
             *shell_words(packages),
-            "; for p; do dpkg-query -W -f '${db:Status-Abbrev}' \"$p\" 2>/dev/null",
-            "| grep -q '^ii' || echo \"missing $p\"; done; set --",
+            # NAME=VERSION is installed when that version is.
+            '; for p; do v=${p#"${p%%=*}"}; case $(dpkg-query -W -f',
+            "'${db:Status-Abbrev}=${Version}=' \"${p%%=*}\" 2>/dev/null) in",
+            '"ii $v="*) ;; *) echo "missing $p" ;; esac; done; set --',
             *shell_words(accounts),
             '; for a; do if getent passwd "$a" >/dev/null; then echo "account $a"; fi; done;',
             "set --",

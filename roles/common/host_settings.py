@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -13,6 +14,22 @@ def _cluster(value: str) -> str:
     if not CLUSTER_NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not 1-30 of a-z, 0-9 and '-', starting with a letter")
     return value
+
+
+# Debian Policy 5.6.1 and 5.6.12. A last '-' is apt-get's way to say "remove".
+_PACKAGE = re.compile(
+    r"[a-z0-9]([a-z0-9+.-]*[a-z0-9+.])?(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?", re.ASCII
+)
+
+
+def _packages(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _PACKAGE.fullmatch(value):
+            raise ValueError(
+                f"{value[:60]!r} is not a Debian package: write NAME, NAME:ARCHITECTURE or "
+                "NAME=VERSION in Debian's characters (root installs it)"
+            )
+    return values
 
 
 class CommonSettings(RoleSettings):
@@ -36,9 +53,10 @@ class CommonSettings(RoleSettings):
         description="Folder on the encrypted volume that holds data, keys, logs and temporary "
         "files of each role.",
     )
-    packages: tuple[str, ...] = Field(
-        default=("openjdk-17-jre-headless", "openssl"),
+    packages: Annotated[tuple[str, ...], AfterValidator(_packages)] = Field(
+        default=("openjdk-17-jre-headless", "openssl", "curl"),
         strict=False,
-        description="Debian packages that every host needs; missing ones are installed.",
+        description="Debian packages that every host needs, as NAME, NAME:ARCHITECTURE or "
+        "NAME=VERSION; missing ones are installed. curl fetches archives that are given by URL.",
     )
     java: RemotePath = Field(default="/usr/bin/java", description="The Java launcher, 17 or later.")

@@ -33,7 +33,7 @@ from roles.common.plan import (
     plan_paths,
 )
 from roles.common.readings import forget, recall, remember
-from roles.common.redact import mask_line
+from roles.common.redact import mask
 
 T = TypeVar("T")
 Commands = Generator[StringCommand | FunctionCommand | FileUploadCommand, None, None]
@@ -130,7 +130,7 @@ def _describe(steps: list[Step], files: dict[str, ManagedFile]) -> None:
         if file.secret:
             logger.info(f"{host.print_prefix}{file.path}: secret content differs (not shown)")
             continue
-        new = [mask_line(line) for line in file.content.decode(errors="replace").splitlines()]
+        new = mask(file.content).decode(errors="replace").splitlines()
         show_diff(file.path, known(old, file.path).get(file.path, []), new)
 
 
@@ -314,7 +314,9 @@ def installed_archive(archive: Archive) -> Commands:
     upload = f"/tmp/strongbox-{secrets.token_hex(8)}"  # noqa: S108
     if archive.is_url:
         url = shlex.quote(archive.source)
-        fetch = f'curl --fail --silent --show-error --location -o "$work/archive" {url}'
+        # Redirects too stay on https.
+        options = "--proto =https --fail --silent --show-error --location"
+        fetch = f'curl {options} -o "$work/archive" {url}'
     else:
         yield FileUploadCommand(archive.source, upload)
         fetch = f'cp --no-preserve=all {upload} "$work/archive"; rm -f {upload}'

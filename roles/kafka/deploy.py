@@ -83,6 +83,11 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
         barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
 
 
+def have_data(brokers: Brokers) -> bool:
+    """Whether any broker has data, as it was when the run was planned."""
+    return any(_seen(name, brokers).has_data for name in sorted(brokers))
+
+
 def _seen(broker: str, brokers: Brokers) -> Observed:
     return once(f"Kafka on {broker}", lambda: observe(broker, brokers))
 

@@ -11,7 +11,7 @@ from pyinfra.api.facts import FactBase
 from typing_extensions import override
 
 from roles.common.facts import END, complete
-from roles.common.redact import mask_line
+from roles.common.redact import mask
 from roles.common.service import Service, parse_service, service_script
 
 
@@ -116,12 +116,7 @@ _ALL = "--all--"
 
 
 def _masked(line: str) -> str:
-    """The line up to the first setting in it whose value is secret."""
-    for word in re.finditer(r"\S+", line):
-        rest = line[word.start() :]
-        if mask_line(rest) != rest:
-            return line[: word.start()] + mask_line(rest)
-    return line
+    return mask(line.encode()).decode(errors="replace")
 
 
 class ActiveController(FactBase[int | None]):

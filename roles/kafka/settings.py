@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from roles.common import jvm
+from roles.common.archive import check_source
 from roles.common.settings import Hostname, Port, RoleSettings
 
 BROKER_PRINCIPAL = "broker@cluster"
@@ -107,7 +108,7 @@ def _super_users(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _not_blank(value: str) -> str:
     if not value or re.search(r"\s", value):
-        raise ValueError("must be a path or URL without blanks")
+        raise ValueError("must be 128 hex digits or a path without blanks")
     return value
 
 
@@ -179,9 +180,9 @@ class KafkaSettings(RoleSettings):
         description="Seconds after which a broker that was started counts as not coming back. "
         "After a crash it checks its log segments first.",
     )
-    archive: Annotated[str, AfterValidator(_not_blank)] = Field(
+    archive: Annotated[str, AfterValidator(check_source)] = Field(
         description="Archive with libs/ of Kafka, laid out like Apache's: a path on the "
-        "controller, or a URL that each host fetches."
+        "controller, or an https URL that each host fetches."
     )
     archive_sha512: Annotated[str, AfterValidator(_not_blank)] | None = Field(
         default=None,

@@ -30,8 +30,10 @@ KEYSTORE, TRUSTSTORE = "keystore.pem", "truststore.pem"
 KEYSTORE_12, TRUSTSTORE_12, PASSWORD = "keystore.p12", "truststore.p12", "password"
 JAVA, JAVA_12 = "client.properties", "client-pkcs12.properties"
 LIBRDKAFKA = "librdkafka.properties"
+# git leaves the whole folder out, wherever it lies.
+IGNORE = ".gitignore"
 FILES = frozenset(
-    (KEYSTORE, TRUSTSTORE, KEYSTORE_12, TRUSTSTORE_12, PASSWORD, JAVA, JAVA_12, LIBRDKAFKA)
+    (IGNORE, KEYSTORE, TRUSTSTORE, KEYSTORE_12, TRUSTSTORE_12, PASSWORD, JAVA, JAVA_12, LIBRDKAFKA)
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -166,6 +168,7 @@ def render(
         "# This file holds the password of the stores: keep it as private as they are.",
     ]
     return {
+        IGNORE: b"*\n",
         KEYSTORE: stores.pem_keystore(leaf),
         TRUSTSTORE: stores.pem_truststore(trusted),
         KEYSTORE_12: stores.pkcs12_keystore(leaf, password),

@@ -160,18 +160,26 @@ _taken: dict[str, bytes] = {}
 _taking = Lock()
 
 
-def _from_environment(variable: str, environment: MutableMapping[str, str]) -> bytes:
+def take(variable: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Removes the variable from this process's environment and keeps its value for `read`.
+
+    For runs that may never need it: no child inherits it, and the kernel no longer shows it.
+    """
     with _taking:
         value = environment.pop(variable, None)
         if value is not None:
             _taken[variable] = os.fsencode(value)
             _scrub(variable)
-        elif variable not in _taken:
-            raise PassphraseError(
-                f"no passphrase for the authorities: set {variable}, or tls_passphrase_file or "
-                "tls_passphrase_command in the inventory"
-            )
-        return _taken[variable]
+
+
+def _from_environment(variable: str, environment: MutableMapping[str, str]) -> bytes:
+    take(variable, environment)
+    if variable not in _taken:
+        raise PassphraseError(
+            f"no passphrase for the authorities: set {variable}, or tls_passphrase_file or "
+            "tls_passphrase_command in the inventory"
+        )
+    return _taken[variable]
 
 
 def _scrub(variable: str) -> None:

@@ -117,8 +117,8 @@ class TlsSettings(RoleSettings):
     )
     passphrase_env: Annotated[str | None, AfterValidator(_variable)] = Field(
         default=None,
-        description="Environment variable with that passphrase; it is removed once read. "
-        f"{DEFAULT_VARIABLE} when no source is set.",
+        description="Environment variable with that passphrase; it is removed from the environment "
+        f"once settings are read. {DEFAULT_VARIABLE} when no source is set.",
     )
     key_type: Annotated[KeyType, BeforeValidator(_key_type)] = Field(
         default=KeyType.EC_P256,

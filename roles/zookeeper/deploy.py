@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pyinfra import host
 from pyinfra.api.exceptions import OperationError
@@ -25,15 +25,19 @@ def configure(node: ZookeeperHost, archive: Archive) -> None:
     )
 
 
-def roll(ensemble: Ensemble) -> None:
-    """Called by every host: starts what is down, then restarts what is outdated, leader last."""
+def roll(ensemble: Ensemble, brokers_have_data: Callable[[], bool]) -> None:
+    """Called by every host: starts what is down, then restarts what is outdated, leader last.
+
+    :param brokers_have_data: asked only when no server has any.
+    """
     if host.name in ensemble:
         # Each host reads its own at the same time as the others; then one puts them together.
         _seen(host.name, ensemble)
     seen = once("ensemble", lambda: {name: _seen(name, ensemble) for name in sorted(ensemble)})
     states = once("ensemble's states", lambda: states_of(seen, ensemble))
     _refuse_what_it_would_not_survive(seen, states, ensemble)
-    waves = plan.start_waves(states, {name: item.has_data for name, item in seen.items()})
+    has_data = {name: item.has_data for name, item in seen.items()}
+    waves = plan.start_waves(states, has_data, not any(has_data.values()) and brokers_have_data())
     if isinstance(waves, plan.Refusal):
         raise OperationError(str(waves))
     # Two waves at most: members that have data, then those that get theirs from them. One that

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from roles.common import jvm
+from roles.common.archive import check_source
 from roles.common.settings import Port, RoleSettings
 
 _LEAST_HEAP_MIB = 128
@@ -33,7 +34,7 @@ def _snapshots(value: int) -> int:
 
 def _not_blank(value: str) -> str:
     if not value or re.search(r"\s", value):
-        raise ValueError("must be a path or URL without blanks")
+        raise ValueError("must be 128 hex digits or a path without blanks")
     return value
 
 
@@ -84,9 +85,9 @@ class ZookeeperSettings(RoleSettings):
         description="Weaker: a member that connects may be known by the name that reverse DNS "
         "gives for its address, instead of by common_addresses in its certificate.",
     )
-    archive: Annotated[str, AfterValidator(_not_blank)] = Field(
-        description="Archive with libs/ of Kafka and ZooKeeper: a path on the controller, or a URL "
-        "that each host fetches."
+    archive: Annotated[str, AfterValidator(check_source)] = Field(
+        description="Archive with libs/ of Kafka and ZooKeeper: a path on the controller, or an "
+        "https URL that each host fetches."
     )
     archive_sha512: Annotated[str, AfterValidator(_not_blank)] | None = Field(
         default=None,

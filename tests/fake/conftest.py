@@ -37,6 +37,14 @@ class Inventory:
             for _, data in members:
                 data.update(settings)
 
+    def over_ssh(self) -> None:
+        """Real hosts in place of recorded ones, at an address where none answers."""
+        for members in self.groups.values():
+            members[:] = [
+                (host.removeprefix("@fake/"), data | {"ssh_hostname": "127.0.0.1", "ssh_port": 1})
+                for host, data in members
+            ]
+
     def write(self, folder: Path) -> Path:
         everything = sorted({host for members in self.groups.values() for host, _ in members})
         lines = [f"{name} = {members!r}" for name, members in self.groups.items()]
@@ -80,11 +88,17 @@ def inventory(tmp_path: Path) -> Inventory:
 
 @pytest.fixture
 def pyinfra(tmp_path: Path) -> Pyinfra:
-    def run(inventory: Inventory, *arguments: str, cwd: Path = PROJECT) -> Any:
+    def run(
+        inventory: Inventory,
+        *arguments: str,
+        cwd: Path = PROJECT,
+        before: tuple[str, ...] = ("-m", "pyinfra"),
+        variables: dict[str, str] | None = None,
+    ) -> Any:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYINFRA_")}
-        environment["PYINFRA_PROGRESS"] = "off"
+        environment |= {"PYINFRA_PROGRESS": "off"} | (variables or {})
         return subprocess.run(
-            [sys.executable, "-m", "pyinfra", str(inventory.write(tmp_path)), *arguments],
+            [sys.executable, *before, str(inventory.write(tmp_path)), *arguments],
             cwd=cwd,
             env=environment,
             capture_output=True,

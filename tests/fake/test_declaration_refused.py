@@ -44,6 +44,10 @@ def even_ensemble(inventory: Inventory) -> None:
          "both have kafka1.fake.test"),
         (lambda i: i.data("kafka2").update(common_cluster="other"), "common_cluster differs"),
         (lambda i: i.everywhere(tls_key_type="rsa-1024"), "tls_key_type"),
+        (lambda i: i.data("zk1").update(tls_passphrase_env="OTHER"),
+         "tls_passphrase_* differs between"),
+        (lambda i: i.data("zk1").update(common_hostname="a" * 60 + ".fake.test"),
+         "longer than 64 characters"),
         (lambda i: i.everywhere(kafka_min_insync_replicas=3), "min_insync_replicas"),
         (lambda i: i.everywhere(zookeeper_purge_interval_hours=0), "purge_interval_hours"),
     ],
@@ -58,6 +62,63 @@ def test_options_that_break_the_order_of_work_are_refused(
     inventory: Inventory, pyinfra: Pyinfra, option: str
 ) -> None:
     assert f"{option} cannot be used here" in refused(pyinfra(inventory, SITE, "-y", option))
+
+
+def problems(output: str) -> list[str]:
+    """The lines below the one that says that the inventory was refused."""
+    _, found, rest = output.partition("the inventory was refused, no host was contacted:\n")
+    assert found
+    return [line.strip() for line in rest.splitlines() if line.startswith("    ")]
+
+
+def test_a_missing_archive_and_a_missing_digest_are_told_before_connecting(
+    inventory: Inventory, pyinfra: Pyinfra, tmp_path: Path
+) -> None:
+    inventory.data("zk2").update(zookeeper_archive="/absent/zk.tgz")
+    for name in ("kafka1", "kafka2", "kafka3"):
+        inventory.data(name).pop("kafka_archive_sha512")
+    inventory.data("kafka2").update(kafka_archive_sha512=str(tmp_path))
+    assert problems(refused(pyinfra(inventory, SITE, "--dry"))) == [
+        f"@fake/kafka1, @fake/kafka3: kafka_archive: {inventory.archive} has no digest: give its "
+        "SHA-512, or put kafka.tgz.sha512 beside it",
+        f"@fake/kafka2: kafka_archive: {str(tmp_path)!r} is neither a SHA-512 (128 hex digits) "
+        "nor a file with one",
+        "@fake/zk2: zookeeper_archive: /absent/zk.tgz does not exist on this machine: correct the "
+        "path",
+    ]
+
+
+@pytest.mark.parametrize("value", ["accept-new", "no"])
+def test_hosts_whose_keys_would_not_be_checked_are_refused(
+    inventory: Inventory, pyinfra: Pyinfra, value: str
+) -> None:
+    inventory.over_ssh()
+    for host, data in inventory.groups["zookeepers"]:
+        if host != "zk1":
+            data["ssh_strict_host_key_checking"] = value
+    (problem,) = problems(refused(pyinfra(inventory, SITE, "--dry")))
+    assert problem.startswith(f"zk2, zk3: ssh_strict_host_key_checking is {value!r}, so")
+    assert 'set it to "yes" in group_data/all.py' in problem
+    assert "ssh-keyscan" in problem
+
+
+def test_the_command_line_does_not_weaken_the_check_of_host_keys(
+    inventory: Inventory, pyinfra: Pyinfra
+) -> None:
+    inventory.over_ssh()
+    options = ("--data", "ssh_strict_host_key_checking=accept-new")
+    (problem,) = problems(refused(pyinfra(inventory, SITE, "--dry", *options)))
+    assert problem.startswith("kafka1, kafka2, kafka3, zk1, zk2, zk3: ssh_strict")
+
+
+def test_group_data_sets_the_check_of_host_keys(inventory: Inventory, pyinfra: Pyinfra) -> None:
+    """The control of both: with the project's group_data alone, the run goes on to connect."""
+    inventory.over_ssh()
+    result = pyinfra(inventory, SITE, "--dry")
+    output = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "was refused" not in output
+    assert "Could not connect" in output
 
 
 def test_without_config_py_nothing_is_done(

@@ -1,8 +1,11 @@
+import shutil
+import subprocess
 from typing import ClassVar
 
 import pytest
 from pydantic import Field
 
+from roles.common.facts import HostBaseState
 from roles.common.host_settings import CommonSettings
 from roles.common.settings import Port, RoleSettings, SettingsError, unknown_keys
 
@@ -66,3 +69,45 @@ def test_bad_remote_paths_are_refused(path: str) -> None:
         CommonSettings.load(
             {"common_cluster": "lab", "common_hostname": "a", "common_base_dir": path}
         )
+
+
+def common(**settings: object) -> CommonSettings:
+    data = {"common_cluster": "lab", "common_hostname": "a"}
+    return CommonSettings.load(data | {f"common_{key}": value for key, value in settings.items()})
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["", "a b", "a;reboot", "$(id)", "`id`", "a&", "a>b", "-y", "--purge", "openssl-", "Openssl",
+     "a*", "a\n", "a=", "a=1 2", "a=$(id)", "a:", "a/stable", "ä", "a'b"],
+)  # fmt: skip
+def test_package_names_that_a_shell_or_apt_would_trip_over_are_refused(package: str) -> None:
+    with pytest.raises(SettingsError, match=r"common_packages: .* is not a Debian package"):
+        common(packages=["openssl", package])
+
+
+@pytest.mark.parametrize(
+    "package", ["g++", "libc6", "libstdc++6:amd64", "openssl=3.0.17-1~deb12u2", "a=1:2.0+b1"]
+)
+def test_package_names_of_debian_are_accepted(package: str) -> None:
+    assert common(packages=[package]).packages == (package,)
+
+
+def test_what_fetches_archives_is_installed() -> None:
+    assert "curl" in common().packages
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="no dpkg")
+def test_missing_packages_and_versions_are_told() -> None:
+    """The fact's own command, on this machine."""
+    shown = ["dpkg-query", "-W", "-f", "${Version}", "dpkg"]
+    version = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    packages = ["dpkg", "absent-package", f"dpkg={version}", f"dpkg={version}x", "dpkg=0", "b=1"]
+    fact = HostBaseState()
+    command = fact.command(packages, ["root"], ["/"]).get_raw_value()
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    seen = fact.process(said.splitlines())
+    assert seen is not None
+    assert seen.missing_packages == ("absent-package", f"dpkg={version}x", "dpkg=0", "b=1")
+    assert seen.accounts == {"root"}
+    assert list(seen.paths) == ["/"]

@@ -101,6 +101,21 @@ def test_only_the_pkcs12_flavour_holds_a_password(tmp_path: Path) -> None:
     assert files["client-pkcs12.properties"].count(password) == 3
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="no git")
+def test_git_leaves_it_out(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    make(tmp_path / "elsewhere")
+    (tmp_path / "other").write_text("")
+    status = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+    result = subprocess.run(status, stdout=subprocess.PIPE, text=True, check=True)
+    assert result.stdout == "?? other\n"
+
+
+def test_a_bundle_from_before_it_was_left_out_can_be_renewed(tmp_path: Path) -> None:
+    (make(tmp_path).folder / ".gitignore").unlink()
+    assert (make(tmp_path, renew=True).folder / ".gitignore").read_text() == "*\n"
+
+
 def test_without_bootstrap_servers_the_line_is_missing(tmp_path: Path) -> None:
     files = contents(make(tmp_path).folder)
     assert not any(b"bootstrap.servers" in data for data in files.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from roles.tls import passphrase
-from roles.tls.passphrase import Passphrase, PassphraseError, PassphraseSource, read
+from roles.tls.passphrase import Passphrase, PassphraseError, PassphraseSource, read, take
 
 from .tls_support import canary
 
@@ -98,6 +98,16 @@ def test_variable_is_gone_once_read_and_still_known() -> None:
     assert read(source, environment).reveal() == secret
     assert environment == {}
     assert read(source, environment).reveal() == secret
+
+
+def test_what_was_taken_before_is_read_later() -> None:
+    secret = canary()
+    name = f"TEST_{secret[-8:].upper()}"
+    environment = {name: secret}
+    take(name, environment)
+    assert environment == {}
+    take(name, environment)
+    assert read(PassphraseSource(variable=name), environment).reveal() == secret
 
 
 def test_missing_variable_names_the_choices() -> None:

@@ -30,7 +30,7 @@ def ensemble(count: int, **changes: Any) -> dict[str, ZookeeperSettings]:
         ("heap", "512m -XX:+HeapDumpOnOutOfMemoryError", "followed by m or g"),
         ("quorum_port", 2182, "must differ"),
         ("archive", "", "path or URL"),
-        ("archive_sha512", "a b", "path or URL"),
+        ("archive_sha512", "a b", "128 hex digits or a path"),
     ],
 )
 def test_refused_with_a_reason(key: str, value: object, reason: str) -> None:
