@@ -47,7 +47,7 @@ ALTERATIONS = {
     "content": ("kafka2", "echo '# by hand' >>/etc/strongbox/kafka/server.properties"),
     "mode": ("zk2", "chmod 644 /etc/strongbox/zookeeper/zoo.cfg"),
     "owner": ("kafka3", "chown root:root /srv/strongbox/kafka/tls/internal.pem"),
-    "key mode": ("kafka3", "chmod 640 /srv/strongbox/kafka/tls/client.pem"),
+    "key mode": ("kafka3", "chmod 644 /srv/strongbox/kafka/tls/client.pem"),
     "folder": ("zk3", "chmod 755 /srv/strongbox/zookeeper/tls"),
     "certificate": ("kafka1", f"cp -p {TLS}/internal.pem {TLS}/client.pem"),
     "truststore": ("zk1", "cat /srv/strongbox/zookeeper/tls/server.pem "

@@ -248,8 +248,8 @@ def test_a_full_disk_leaves_the_old_store(cluster: Cluster) -> None:
     pid = cluster.python("-m", "lab", "pid", "kafka1").stdout.strip()
     inside = ["nsenter", "-t", pid, "-a"]
     script = (
-        f"cp -a {tls} /root/tls-before && mount -t tmpfs -o size=64k,mode=700 full {tls} && "
-        f"chown kafka:kafka {tls} && cp -a /root/tls-before/. {tls}/ && "
+        f"cp -a {tls} /root/tls-before && mount -t tmpfs -o size=64k,mode=750 full {tls} && "
+        f"chown root:kafka {tls} && cp -a /root/tls-before/. {tls}/ && "
         f"cat {tls}/zookeeper-trust.pem >>{tls}/client-trust.pem && "
         f"dd if=/dev/zero of={tls}/filler bs=1k 2>/dev/null; true"
     )
