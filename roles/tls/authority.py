@@ -110,9 +110,9 @@ class Authorities:
         authority.check_valid(now)
         return authority
 
-    def known(self, name: AuthorityName) -> tuple[x509.Certificate, ...]:
-        """Every generation, expired ones too, oldest first."""
-        return tuple(authority.certificate for authority in self.generations[name])
+    def known(self) -> tuple[x509.Certificate, ...]:
+        """Every generation of all three, expired ones too."""
+        return tuple(item.certificate for known in self.generations.values() for item in known)
 
     def trusted(self, name: AuthorityName, now: datetime.datetime) -> tuple[x509.Certificate, ...]:
         """What truststores hold: every generation that has not expired, newest first."""

@@ -37,7 +37,7 @@ def wanted_stores(certificates: HostCertificates, now: datetime.datetime) -> dic
             base: StoreWanted(
                 spec=spec,
                 issuer=authorities.current(spec.authority, now).certificate,
-                known=authorities.known(spec.authority),
+                known=authorities.known(),
                 trusted=authorities.trusted(spec.authority, now),
                 store_type=settings.store_type,
                 lifetime=datetime.timedelta(days=settings.leaf_days),

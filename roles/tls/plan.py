@@ -27,7 +27,7 @@ class Reason(Enum):
     UNREADABLE = "the keystore cannot be read"
     STORE_TYPE_CHANGED = "the kind of store changes"
     KEY_MISMATCH = "the private key is not the certificate's"
-    WRONG_ISSUER = "another generation of the authority issued it"
+    WRONG_ISSUER = "another authority or generation issued it"
     FOREIGN = "none of the authorities here has issued it"
     CHAIN_CHANGED = "the certificates after the first differ"
     SUBJECT_CHANGED = "the subject changes"
@@ -89,8 +89,8 @@ class StoreObservation:
 class StoreWanted:
     """What one store must hold.
 
-    ``issuer`` is the authority's current certificate, ``known`` those of all its generations,
-    ``trusted`` what the truststore holds.
+    ``issuer`` is the authority's current certificate, ``known`` those of all the cluster's
+    authorities and their generations, ``trusted`` what the truststore holds.
     """
 
     spec: LeafSpec
