@@ -24,15 +24,15 @@ LOCK = "/run/strongbox.lock"
 _CONFLICT = 75
 _BEAT_S = 10
 # The lock is held by a process that reads this channel until it ends: however the run ends (SIGKILL
-# among them) the lock ends with the connection. The beats make the host's kernel notice a peer that
-# is gone without a word, which silence does not; kernels answer them, so a controller that waits at
-# a prompt keeps its lock.
+# among them) the lock ends with the connection. It waits for nothing and prints a beat each time it
+# has waited in vain: that makes the host's kernel notice a peer that is gone without a word, which
+# silence does not. Kernels answer beats, so a controller that waits at a prompt keeps its lock.
 _HOLD = (
-    f"sudo -n sh -c 'umask 077; exec 9>>{LOCK}; chmod 600 {LOCK}; "
+    f"sudo -n bash -c 'umask 077; exec 9>>{LOCK}; chmod 600 {LOCK}; "
     f"flock --nonblock 9 || {{ cat {LOCK}.by; "
     f'exit {_CONFLICT}; }}; IFS= read -r who; printf "%s\\n" "$who, held here by process $$" '
-    f">{LOCK}.by; echo held; {{ exec 9>&-; while sleep {_BEAT_S}; do echo; done; }} & "
-    "cat >/dev/null; kill $!'"
+    f">{LOCK}.by; echo held; "
+    f"while IFS= read -r -t {_BEAT_S} || [ $? -gt 128 ]; do echo; done'"
 )
 
 
