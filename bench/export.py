@@ -17,11 +17,11 @@ from roles.common.plan import ManagedDirectory, ManagedFile
 from roles.kafka import files as kafka_files
 from roles.tls import stores
 from roles.tls.deploy import wanted_stores
+from roles.tls.operations import MODE as STORE_MODE
 from roles.zookeeper import files as zookeeper_files
 from strongbox.cluster import Cluster
 from strongbox.site import HostSite, site
 
-_STORE_MODE = "600"
 _USAGES = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS Web Server Authentication",
     ExtendedKeyUsageOID.CLIENT_AUTH: "TLS Web Client Authentication",
@@ -101,7 +101,7 @@ def _stores(here: HostSite) -> list[dict[str, Any]]:
             "keystore": paths.keystore,
             "truststore": paths.truststore,
             "trusted": stores.pem_truststore(item.trusted),
-            "mode": f"0{_STORE_MODE}",
+            "mode": f"0{STORE_MODE}",
             "subject": spec.subject.rfc4514_string(),
             "issuer": item.issuer.subject.rfc4514_string(),
             "names": names,
