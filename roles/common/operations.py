@@ -227,9 +227,12 @@ def lock_lost(of: Any) -> bool:
     return lock is not None and (lock.closed or lock.exit_status_ready())
 
 
-def stop_run(_state: Any, _host: Any, why: str) -> bool:
-    """For FunctionCommand: logs and returns False, which fails the operation on this host."""
-    _host.log(why, logger.error)
+def stop_run(state: Any, host: Any, why: str) -> bool:
+    """For FunctionCommand: says why and fails the operation on this host.
+
+    pyinfra passes the first two only to functions whose arguments have these names.
+    """
+    host.log(why, logger.error)
     return False
 
 
