@@ -57,6 +57,16 @@ def check_source(source: str) -> str:
     return source
 
 
+def check_digest(text: str) -> str:
+    """A validator of the setting beside it, which `resolve` reads.
+
+    :raises ValueError: with the remedy.
+    """
+    if not text or re.search(r"\s", text):
+        raise ValueError("must be 128 hex digits or a path without blanks")
+    return text
+
+
 @dataclass(frozen=True)
 class Archive:
     """A gzipped tar file with one top folder that holds ``libs/``."""

@@ -246,17 +246,16 @@ def barrier(label: str) -> Commands:
     + label: what has been reached, for the message
     """
     failed = sorted(item.name for item in state.failed_hosts)
-    if state.is_executing and lock_lost(host):
-        yield FunctionCommand(
-            stop_run,
-            (f"stopped before {label!r}: this run's lock on {host.name} is gone, so another may "
-             "be at work here: look for it, then run again",),
-            {},
-        )  # fmt: skip
-    elif state.is_executing and failed:
-        yield FunctionCommand(
-            stop_run, (f"stopped before {label!r}: {', '.join(failed)} failed",), {}
+    why = ""
+    if lock_lost(host):
+        why = (
+            f"this run's lock on {host.name} is gone, so another may be at work here: look for it, "
+            "then run again"
         )
+    elif failed:
+        why = f"{', '.join(failed)} failed"
+    if state.is_executing and why:
+        yield FunctionCommand(stop_run, (f"stopped before {label!r}: {why}",), {})
     else:
         host.noop(f"barrier {label!r} open")
 

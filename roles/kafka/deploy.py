@@ -55,7 +55,7 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
         [name for name, item in seen.items() if item.service.running],
         {name: item.has_data for name, item in seen.items()},
     )
-    if host.name in brokers and host.name in first:
+    if host.name in first:
         start(
             name="Kafka: start what is down",
             brokers=brokers,

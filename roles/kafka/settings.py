@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from roles.common import jvm
-from roles.common.archive import check_source
+from roles.common.archive import check_digest, check_source
 from roles.common.settings import Hostname, Port, RoleSettings
 
 BROKER_PRINCIPAL = "broker@cluster"
@@ -106,12 +106,6 @@ def _super_users(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _not_blank(value: str) -> str:
-    if not value or re.search(r"\s", value):
-        raise ValueError("must be 128 hex digits or a path without blanks")
-    return value
-
-
 class KafkaSettings(RoleSettings):
     prefix: ClassVar[str] = "kafka"
 
@@ -184,7 +178,7 @@ class KafkaSettings(RoleSettings):
         description="Archive with libs/ of Kafka, laid out like Apache's: a path on the "
         "controller, or an https URL that each host fetches."
     )
-    archive_sha512: Annotated[str, AfterValidator(_not_blank)] | None = Field(
+    archive_sha512: Annotated[str, AfterValidator(check_digest)] | None = Field(
         default=None,
         description="SHA-512 of the archive: 128 hex digits, or a file in the format of sha512sum "
         "or of Apache's .sha512. When not set, the file beside the archive.",

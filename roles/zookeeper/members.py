@@ -56,7 +56,6 @@ class Member:
     """
 
     id: int
-    hostname: str
     client_port: int
     quorum_port: int
     election_port: int

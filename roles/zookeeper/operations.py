@@ -55,7 +55,6 @@ def members_of(seen: Mapping[str, Observed], ensemble: Ensemble) -> dict[str, Me
     return {
         name: Member(
             id=ensemble[name].settings.id,
-            hostname=ensemble[name].common.hostname,
             client_port=ensemble[name].settings.client_port,
             quorum_port=ensemble[name].settings.quorum_port,
             election_port=ensemble[name].settings.election_port,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from roles.common import jvm
-from roles.common.archive import check_source
+from roles.common.archive import check_digest, check_source
 from roles.common.settings import Port, RoleSettings
 
 _LEAST_HEAP_MIB = 128
@@ -29,12 +28,6 @@ def _purge_interval(value: int) -> int:
 def _snapshots(value: int) -> int:
     if value < _LEAST_SNAPSHOTS:
         raise ValueError(f"must be at least {_LEAST_SNAPSHOTS}, as ZooKeeper keeps no fewer")
-    return value
-
-
-def _not_blank(value: str) -> str:
-    if not value or re.search(r"\s", value):
-        raise ValueError("must be 128 hex digits or a path without blanks")
     return value
 
 
@@ -89,7 +82,7 @@ class ZookeeperSettings(RoleSettings):
         description="Archive with libs/ of Kafka and ZooKeeper: a path on the controller, or an "
         "https URL that each host fetches."
     )
-    archive_sha512: Annotated[str, AfterValidator(_not_blank)] | None = Field(
+    archive_sha512: Annotated[str, AfterValidator(check_digest)] | None = Field(
         default=None,
         description="SHA-512 of the archive: 128 hex digits, or a file in the format of sha512sum "
         "or of Apache's .sha512. When not set, the file beside the archive.",

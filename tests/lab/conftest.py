@@ -131,6 +131,14 @@ def changed(results: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
+def said(result: Result) -> str:
+    """All output of a run that failed as it should: no traceback, exit code 1."""
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output[-3000:]
+    assert "Traceback" not in output, output[-3000:]
+    return output
+
+
 def write_group_data(folder: Path, group: str, text: str) -> Path:
     """A folder for ``--group-data`` with settings of one group."""
     folder.mkdir(exist_ok=True)

@@ -14,17 +14,9 @@ import pytest
 
 from roles.tls import authority
 from roles.tls.passphrase import Passphrase
-from tests.lab.conftest import INVENTORY, PROJECT, SITE, Cluster
+from tests.lab.conftest import INVENTORY, PROJECT, SITE, Cluster, said
 
 REISSUE = "rm -f /srv/strongbox/zookeeper/tls/server.pem"
-
-
-def said(result: subprocess.CompletedProcess[str]) -> str:
-    """All output of a run that failed as it should: no traceback, exit code 1."""
-    output = result.stdout + result.stderr
-    assert result.returncode == 1, output[-3000:]
-    assert "Traceback" not in output, output[-3000:]
-    return output
 
 
 def serves(cluster: Cluster) -> None:

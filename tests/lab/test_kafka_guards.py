@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.lab.conftest import Cluster, changed
+from tests.lab.conftest import Cluster, changed, said
 
 DATA = "/srv/strongbox/kafka/data"
 
@@ -28,9 +28,7 @@ def test_a_broker_that_runs_but_does_not_answer_is_waited_for(cluster: Cluster) 
         found = cluster.drift()
         assert found.returncode == 2, found.stdout + found.stderr
         assert "Kafka: start what is down" in found.stdout
-        result = cluster.pyinfra("-y", "--data", "kafka_start_timeout_s=10")
-        output = result.stdout + result.stderr
-        assert result.returncode == 1, output[-3000:]
+        output = said(cluster.pyinfra("-y", "--data", "kafka_start_timeout_s=10"))
         assert "wait for Kafka, which runs but does not answer" in output
         assert "kafka did not come back within 10 s" in output
     finally:
@@ -63,9 +61,7 @@ def test_an_empty_broker_that_alone_had_a_partition_is_not_started(cluster: Clus
     cluster.kafka("topics", "--create", "--topic", "alone", "--replica-assignment", "1")
     cluster.ssh("kafka1", f"systemctl stop kafka; mv {DATA} {DATA}.away")
     try:
-        refused = cluster.pyinfra("-y")
-        output = refused.stdout + refused.stderr
-        assert refused.returncode == 1, output[-3000:]
+        output = said(cluster.pyinfra("-y"))
         assert "it alone has all records of alone-0" in output
         assert cluster.ssh("kafka1", "systemctl is-active kafka", check=False).strip() != "active"
     finally:
@@ -78,15 +74,12 @@ def test_what_cannot_change_is_refused_before_anything_does(cluster: Cluster) ->
     before = cluster.ssh("kafka1", "sha256sum /etc/strongbox/kafka/* /usr/local/bin/kafka-cli")
     meta = f"{DATA}/meta.properties"
     for how in ("-y", "--dry"):
-        moved = cluster.pyinfra(how, "--data", "kafka_internal_port=9193")
-        assert moved.returncode == 1
-        assert "kafka_internal_port cannot change from 9093 to 9193" in moved.stderr + moved.stdout
+        moved = said(cluster.pyinfra(how, "--data", "kafka_internal_port=9193"))
+        assert "kafka_internal_port cannot change from 9093 to 9193" in moved
     cluster.ssh("kafka1", f"sed -i.kept s/^broker.id=.*/broker.id=7/ {meta}")
     try:
         for how in ("-y", "--dry"):
-            other = cluster.pyinfra(how)
-            assert other.returncode == 1
-            assert "its data folder is that of broker 7" in other.stderr + other.stdout
+            assert "its data folder is that of broker 7" in said(cluster.pyinfra(how))
     finally:
         cluster.ssh("kafka1", f"mv {meta}.kept {meta}")
     after = cluster.ssh("kafka1", "sha256sum /etc/strongbox/kafka/* /usr/local/bin/kafka-cli")

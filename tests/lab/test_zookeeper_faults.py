@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import INVENTORY, PROJECT, SITE, Cluster
+from tests.lab.conftest import INVENTORY, PROJECT, SITE, Cluster, said
 
 PID = "$(systemctl show -p MainPID --value zookeeper)"
 FILES = "cat /etc/strongbox/zookeeper/zoo.cfg /srv/strongbox/zookeeper/data/myid"
@@ -21,10 +21,7 @@ def states(cluster: Cluster) -> dict[str, str]:
 def test_a_port_is_not_changed_while_the_ensemble_runs(cluster: Cluster, port: str) -> None:
     before = states(cluster)
     for how in ("--dry", "-y"):
-        refused = cluster.pyinfra(how, "--data", f"zookeeper_{port}=7000")
-        output = refused.stdout + refused.stderr
-        assert refused.returncode == 1, output[-3000:]
-        assert "Traceback" not in output
+        output = said(cluster.pyinfra(how, "--data", f"zookeeper_{port}=7000"))
         assert f"zk1, zk2, zk3: zookeeper_{port} is 7000, but zoo.cfg has" in output
         assert "Nothing was changed." in output
     assert states(cluster) == before
@@ -41,10 +38,7 @@ def test_an_id_is_not_changed_while_its_host_has_data(cluster: Cluster, tmp_path
     inventory = tmp_path / Path(INVENTORY).name
     inventory.write_text(changed)
     for how in ("--dry", "-y"):
-        refused = cluster.python("-m", "pyinfra", str(inventory), SITE, how)
-        output = refused.stdout + refused.stderr
-        assert refused.returncode == 1, output[-3000:]
-        assert "Traceback" not in output
+        output = said(cluster.python("-m", "pyinfra", str(inventory), SITE, how))
         assert "zk1: zookeeper_id is 4, but the host has the data of server 1" in output
     assert states(cluster) == before
 
@@ -72,9 +66,7 @@ def test_a_server_that_runs_and_is_silent_is_waited_for(cluster: Cluster) -> Non
         drift = cluster.drift()
         assert drift.returncode == 2, drift.stderr[-3000:]
         assert "zk2" in drift.stdout
-        failed = cluster.pyinfra("-y", "--data", "zookeeper_start_timeout_s=10")
-        output = failed.stdout + failed.stderr
-        assert failed.returncode == 1, output[-3000:]
+        output = said(cluster.pyinfra("-y", "--data", "zookeeper_start_timeout_s=10"))
         assert "wait for ZooKeeper: it runs, but does not serve" in output
         assert "zk2: zookeeper did not come back within 10 s" in output
     finally:

@@ -15,7 +15,7 @@ ALL_DOWN = dict.fromkeys(STATES, DOWN)
 
 def member(number: int, running: bool = True) -> Member:
     on_host = Configured(number, 2182, PEERS)
-    return Member(number, f"zk{number}.test", 2182, 2888, 3888, on_host, running, has_data=True)
+    return Member(number, 2182, 2888, 3888, on_host, running, has_data=True)
 
 
 def ensemble(running: bool = True) -> dict[str, Member]:
