@@ -35,6 +35,7 @@ def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
             identifier: item.number,
             "common_hostname": item.fqdn,
             "common_addresses": [item.address],
+            "volumes_unencrypted": True,
         },
     )
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from roles.common.host_settings import CommonSettings
 from roles.common.settings import RoleSettings, SettingsError, unknown_keys
+from roles.custody.settings import CustodySettings
 from roles.kafka import settings as kafka_settings
 from roles.kafka.settings import KafkaSettings
 from roles.tls import settings as tls_settings
 from roles.tls.settings import TlsSettings
+from roles.volumes.names import MAIN
+from roles.volumes.settings import VolumesSettings
 from roles.zookeeper import settings as zookeeper_settings
 from roles.zookeeper.settings import ZookeeperSettings
 
@@ -22,6 +25,8 @@ ZOOKEEPERS = "zookeepers"
 BROKERS = "brokers"
 ROLES: tuple[type[RoleSettings], ...] = (
     CommonSettings,
+    CustodySettings,
+    VolumesSettings,
     TlsSettings,
     ZookeeperSettings,
     KafkaSettings,
@@ -34,6 +39,8 @@ class Node:
 
     name: str
     common: CommonSettings
+    custody: CustodySettings
+    volumes: VolumesSettings
     tls: TlsSettings
     zookeeper: ZookeeperSettings | None
     kafka: KafkaSettings | None
@@ -99,7 +106,7 @@ def _node(name: str, data: Mapping[str, Any], is_zookeeper: bool) -> Node:
     problems: list[str] = []
     loaded: dict[type[RoleSettings], Any] = {}
     role = ZookeeperSettings if is_zookeeper else KafkaSettings
-    for settings in (CommonSettings, TlsSettings, role):
+    for settings in (CommonSettings, CustodySettings, VolumesSettings, TlsSettings, role):
         try:
             loaded[settings] = settings.load(data, name)
         except SettingsError as error:
@@ -109,6 +116,8 @@ def _node(name: str, data: Mapping[str, Any], is_zookeeper: bool) -> Node:
     return Node(
         name,
         loaded[CommonSettings],
+        loaded[CustodySettings],
+        loaded[VolumesSettings],
         loaded[TlsSettings],
         loaded.get(ZookeeperSettings),
         loaded.get(KafkaSettings),
@@ -123,6 +132,7 @@ def _across(cluster: Cluster) -> list[str]:
     for field in ("store_type", "key_type"):
         if len({str(getattr(node.tls, field)) for node in cluster.nodes.values()}) > 1:
             problems.append(f"tls_{field} differs between hosts: set it for all of them")
+    problems += _custody(cluster)
     problems += _duplicates(
         "common_hostname", {name: [node.common.hostname] for name, node in cluster.nodes.items()}
     )
@@ -143,6 +153,27 @@ def _across(cluster: Cluster) -> list[str]:
     problems += kafka_settings.problems(
         {name: node.kafka for name, node in cluster.nodes.items() if node.kafka}
     )
+    return problems
+
+
+def _custody(cluster: Cluster) -> list[str]:
+    """One custody for the whole cluster, and what the declared volumes need of it."""
+    problems = []
+    if len({node.custody for node in cluster.nodes.values()}) > 1:
+        problems.append("custody_… settings differ between hosts: set them for all of them")
+    for name, node in cluster.nodes.items():
+        luks = any(item.encryption == "luks" for item in node.volumes.layout.values())
+        custody = node.custody
+        if luks and custody.kind == "local" and not custody.recipients:
+            problems.append(
+                f"{name}: custody_recipients: nobody could unlock {MAIN!r}: name the age "
+                "recipients (`strongbox custody init` makes one)"
+            )
+        if luks and node.volumes.unlock == "boot" and custody.kind == "local":
+            problems.append(
+                f"{name}: volumes_unlock = 'boot' needs a key service that the host can ask: set "
+                "custody_kind = 'aws-kms'"
+            )
     return problems
 
 

@@ -61,6 +61,7 @@ def inventory(tmp_path: Path) -> Inventory:
     made = Inventory(archive)
     made.all = {
         "common_cluster": "fake",
+        "volumes_unencrypted": True,
         "tls_authority_dir": str(tmp_path / "ca"),
         "fake_delay": 0.0,
         "fake_delay_jitter": 0.0,
