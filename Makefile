@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export STRONGBOX_LAB ?= lab
 
-.PHONY: help lab lab-down test check bench prerequisites
+.PHONY: help lab lab-down test check bench lock prerequisites
 
 help:
 	@echo 'make lab       six hosts with ZooKeeper and Kafka, every connection TLS; prints how to connect'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test      every test that CI runs, on hosts of its own'
 	@echo 'make bench     compares a run that changes nothing with an Ansible playbook'
 	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
+	@echo 'make lock      pins what pyproject.toml asks for, with hashes; UPGRADE=1 takes newer versions'
 
 # Debian's python3 comes without its venv module.
 $(STAMP): requirements.lock pyproject.toml
@@ -45,3 +46,11 @@ test: check prerequisites
 
 bench: prerequisites
 	@$(BIN)/python -m bench.converge
+
+# Present pins stay as they are unless UPGRADE is set. The lock is for Python 3.11 on Linux.
+lock: UV := $(VENV)/uv
+lock:
+	@test -x $(UV)/bin/uv || { python3 -m venv $(UV) && \
+	  $(UV)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
+	@$(UV)/bin/uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-header \
+	  --no-annotate --python-version 3.11 $(if $(UPGRADE),--upgrade) -o requirements.lock
