@@ -45,6 +45,18 @@ class KeyContext:
             "strongbox:purpose": self.purpose,
         }
 
+    @classmethod
+    def from_dict(cls, data: Any) -> KeyContext:
+        """
+        :raises ValueError: for anything but what `as_dict` makes.
+        """
+        if not isinstance(data, dict) or not all(isinstance(item, str) for item in data.values()):
+            raise ValueError("this is not the context of a key")
+        context = cls(*(data.get(f"strongbox:{field}", "") for field in cls.__dataclass_fields__))
+        if context.as_dict() != data:
+            raise ValueError("this is not the context of a key")
+        return context
+
     def __str__(self) -> str:
         return f"{self.purpose} key of volume {self.volume!r} on {self.host} ({self.cluster})"
 

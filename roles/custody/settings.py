@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from roles.common.secret_source import command_words
 from roles.common.settings import RoleSettings
-from roles.tls.passphrase import argv
 
 _ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
 _ENDPOINT = re.compile(
@@ -46,10 +46,10 @@ class CustodySettings(RoleSettings):
         default="",
         description="File on the controller with the age identity that unwraps; mode 0600.",
     )
-    identity_command: tuple[str, ...] | str = Field(
+    identity_command: Annotated[tuple[str, ...], BeforeValidator(command_words)] = Field(
         default=(),
-        description="Command that prints the age identity, such as `pass show kafka/age`; it runs "
-        "without a shell, and only when a key must be unwrapped.",
+        description="Command that prints the age identity, as a list of words or as text, such as "
+        "`pass show kafka/age`; it runs without a shell, and only when a key must be unwrapped.",
     )
     kms_key: str = Field(
         default="",
@@ -85,6 +85,4 @@ class CustodySettings(RoleSettings):
             )
         if self.identity_file and self.identity_command:
             raise ValueError("custody_identity_file and custody_identity_command: set one of them")
-        if self.identity_command:
-            argv(self.identity_command)
         return self

@@ -8,37 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shlex
-import stat
-import subprocess
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from roles.common import secret_source
+from roles.common.secret_source import Secret, SecretError
+
 DEFAULT_VARIABLE = "STRONGBOX_CA_PASSPHRASE"
 SHORTEST = 12  # characters, for a passphrase that protects new keys
-_LONGEST = 4096  # bytes; more is the wrong file
-_COMMAND_TIMEOUT = 300  # seconds; a person may have to touch a token or answer a prompt
 
 
-class PassphraseError(Exception):
+class PassphraseError(SecretError):
     """No usable passphrase; the message is one line with what to do."""
 
 
-@dataclass(frozen=True)
-class Passphrase:
+class Passphrase(Secret):
     """A passphrase whose text shows only where it is used."""
-
-    _value: str
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Passphrase(********)"
-
-    __str__ = __repr__
 
 
 @dataclass(frozen=True)
@@ -65,20 +52,6 @@ class PassphraseSource:
         return f"environment variable {self.variable}"
 
 
-def argv(command: str | tuple[str, ...]) -> tuple[str, ...]:
-    """A command as argv; text is split the way a shell would, but no shell runs it.
-
-    :raises ValueError: for unbalanced quotes or nothing to run.
-    """
-    try:
-        words = tuple(shlex.split(command)) if isinstance(command, str) else command
-    except ValueError:
-        raise ValueError("has unbalanced quotes") from None
-    if not words or not words[0]:
-        raise ValueError("names no program")
-    return words
-
-
 def read(
     source: PassphraseSource, environment: MutableMapping[str, str] = os.environ
 ) -> Passphrase:
@@ -89,12 +62,15 @@ def read(
 
     :raises PassphraseError: when there is none, or it is empty, or others can read the file.
     """
-    if source.file:
-        data = _from_file(Path(source.file))
-    elif source.command:
-        data = _from_command(source.command)
-    else:
-        data = _from_environment(source.variable, environment)
+    try:
+        if source.file:
+            data = secret_source.from_file(Path(source.file), "passphrase")
+        elif source.command:
+            data = secret_source.from_command(source.command, "passphrase")
+        else:
+            data = _from_environment(source.variable, environment)
+    except SecretError as error:
+        raise PassphraseError(str(error)) from None
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -116,44 +92,6 @@ def require_strong(passphrase: Passphrase) -> None:
             f"the passphrase is shorter than {SHORTEST} characters: choose a longer one, "
             "for example the output of `openssl rand -base64 24`"
         )
-
-
-def _from_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_IMODE(mode) & 0o077:
-                raise PassphraseError(
-                    f"passphrase file {path} can be read by others (mode "
-                    f"{stat.S_IMODE(mode):o}): chmod 600 {shlex.quote(str(path))}"
-                )
-            data = file.read(_LONGEST + 1)
-    except OSError as error:
-        raise PassphraseError(f"passphrase file {path}: {error.strerror}") from None
-    if len(data) > _LONGEST:
-        raise PassphraseError(f"passphrase file {path} is longer than {_LONGEST} bytes")
-    return data
-
-
-def _from_command(command: tuple[str, ...]) -> bytes:
-    program = command[0]
-    try:
-        # The command inherits the terminal for prompts; only its output is captured.
-        result = subprocess.run(
-            command, stdout=subprocess.PIPE, timeout=_COMMAND_TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise PassphraseError(
-            f"passphrase command {program!r} took longer than {_COMMAND_TIMEOUT} s"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "cannot be run"
-        raise PassphraseError(f"passphrase command {program!r}: {reason}") from None
-    if result.returncode:
-        raise PassphraseError(
-            f"passphrase command {program!r} failed with exit code {result.returncode}"
-        )
-    return result.stdout
 
 
 _taken: dict[str, bytes] = {}

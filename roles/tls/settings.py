@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from roles.common.secret_source import command_words
 from roles.common.settings import Hostname, RoleSettings
 from roles.tls.keys import KeyType
 from roles.tls.names import COMMON_NAME_LIMIT
-from roles.tls.passphrase import DEFAULT_VARIABLE, PassphraseSource, argv
+from roles.tls.passphrase import DEFAULT_VARIABLE, PassphraseSource
 from roles.tls.stores import StoreType
 
 LONGEST_LEAF = 825  # days
@@ -75,16 +76,6 @@ def _renew_fraction(value: float) -> float:
     return value
 
 
-def _command(value: object) -> object:
-    if isinstance(value, str):
-        return argv(value)
-    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
-        return argv(tuple(value))
-    if value is not None:
-        raise ValueError("must be text or a list of words")
-    return value
-
-
 def _not_empty(value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise ValueError("is empty")
@@ -110,7 +101,7 @@ class TlsSettings(RoleSettings):
         description="File on the controller with the passphrase of the authorities' keys; "
         "only its owner may read it. Exclusive with the other two sources.",
     )
-    passphrase_command: Annotated[tuple[str, ...] | None, BeforeValidator(_command)] = Field(
+    passphrase_command: Annotated[tuple[str, ...] | None, BeforeValidator(command_words)] = Field(
         default=None,
         description="Command on the controller that prints that passphrase, as a list of words or "
         "as text that is split like a shell would; no shell runs it. Example: pass show kafka/ca",
