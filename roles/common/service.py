@@ -62,8 +62,12 @@ def start_commands(unit: str, verb: str, ready: str, timeout_s: int, hint: str) 
     :param timeout_s: seconds until the unit counts as not having come back.
     :param hint: where the operator looks next, for the error.
     """
+    # A unit whose condition is not met is skipped without an error, and would be waited for.
     yield StringCommand(
-        f"systemctl enable --quiet {unit}.service && systemctl {verb} {unit}.service"
+        f"systemctl enable --quiet {unit}.service && systemctl {verb} {unit}.service && "
+        f'if [ "$(systemctl show -P ConditionResult {unit}.service)" = no ]; then '
+        f'echo "$(uname -n): {unit} is not started, as a volume it needs is not mounted: '
+        'run deploys/unlock.py" >&2; exit 1; fi'
     )
     yield StringCommand(
         f"deadline=$(($(date +%s) + {timeout_s})); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyinfra.api.command import StringCommand
@@ -21,7 +22,10 @@ class Observed:
 
     ``stores`` is the digest over the key and trust stores, ``broker_id`` the one in the data (None
     when that names none), ``internal_port`` the one in the configuration (None without one).
-    ``silent`` is whether the unit runs but does not answer on its INTERNAL listener.
+    ``silent`` is whether the unit runs but does not answer on its INTERNAL listener. ``log_dirs``
+    are those in the configuration (none without one), ``with_partitions`` those of them that hold
+    any. ``has_data`` needs each of them to have been Kafka's before: one that has come back empty
+    counts as a loss of all, as nobody can tell which partitions were there.
     """
 
     service: Service
@@ -30,6 +34,8 @@ class Observed:
     broker_id: int | None = None
     internal_port: int | None = None
     silent: bool = False
+    log_dirs: tuple[str, ...] = ()
+    with_partitions: tuple[str, ...] = ()
 
 
 class KafkaState(FactBase[Observed | None]):
@@ -37,21 +43,25 @@ class KafkaState(FactBase[Observed | None]):
     The unit's state, what lies on disk, and whether the broker answers.
 
     + stores_digest: shell command that prints one SHA-256 over the store files
-    + data_dir: folder that holds ``meta.properties``
+    + log_dirs: folders that hold ``meta.properties``, for a broker without configuration
     + properties: path of the broker's configuration
     + answers: shell command that succeeds when the broker answers; it must not hang
     """
 
     @override
     def command(
-        self, stores_digest: str, data_dir: str, properties: str, answers: str
+        self, stores_digest: str, log_dirs: Sequence[str], properties: str, answers: str
     ) -> StringCommand:
-        meta = f"{data_dir}/meta.properties"
         return StringCommand(
             service_script("kafka"),
             f"; printf 'stores-now '; {stores_digest}; "
-            f"if [ -e {meta} ]; then echo has-data; "
-            f"sed -n 's/^broker[.]id=/broker-id /p' {meta}; fi; "
+            f"dirs=$(sed -n 's/^log[.]dirs=//p' {properties} 2>/dev/null | tr , ' '); "
+            'for d in $dirs; do echo "log-dir $d"; '
+            'for p in "$d"/*-[0-9]*/; do [ ! -d "$p" ] || { echo "partitions $d"; break; }; done; '
+            f"done; data=; for d in ${{dirs:-{' '.join(log_dirs)}}}; do m=$d/meta.properties; "
+            'if [ -e "$m" ]; then data=${data:-yes}; '
+            "sed -n 's/^broker[.]id=/broker-id /p' \"$m\"; else data=no; fi; done; "
+            '[ "$data" != yes ] || echo has-data; '
             f"sed -n 's|^listeners=INTERNAL://:\\([0-9]*\\).*|internal-port \\1|p' {properties} "
             "2>/dev/null; "
             f"if systemctl is-active --quiet kafka && ! {answers}; then echo silent; fi; "
@@ -71,7 +81,13 @@ class KafkaState(FactBase[Observed | None]):
             broker_id=_number(lines, "broker-id"),
             internal_port=_number(lines, "internal-port"),
             silent="silent" in lines,
+            log_dirs=_values(lines, "log-dir"),
+            with_partitions=_values(lines, "partitions"),
         )
+
+
+def _values(lines: list[str], name: str) -> tuple[str, ...]:
+    return tuple(line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} "))
 
 
 def _number(lines: list[str], name: str) -> int | None:

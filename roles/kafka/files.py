@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from roles.common.guard import UnitGuard
 from roles.common.host_settings import CommonSettings
 from roles.common.plan import ManagedDirectory, ManagedFile
 from roles.kafka.settings import BROKER_PRINCIPAL, KafkaSettings
@@ -89,7 +90,8 @@ class BrokerHost:
     """All that decides what lies on one broker.
 
     ``zookeepers`` and ``brokers`` are ``host:port`` of the ensemble's client ports and of every
-    broker's INTERNAL listener; ``software`` is the unpacked archive, with ``libs/`` in it.
+    broker's INTERNAL listener; ``software`` is the unpacked archive, with ``libs/`` in it;
+    ``data_volumes`` are mount points of volumes that hold nothing but partitions.
     """
 
     settings: KafkaSettings
@@ -98,10 +100,18 @@ class BrokerHost:
     brokers: Sequence[str]
     stores: Stores
     software: str
+    guard: UnitGuard | None = None
+    data_volumes: Sequence[str] = ()
 
     @property
     def layout(self) -> Layout:
         return Layout(self.common.base_dir)
+
+    @property
+    def log_dirs(self) -> list[str]:
+        """Folders of the partitions, each below the top of its volume: ext4 has lost+found there,
+        which Kafka would take for a partition."""
+        return [f"{mount}/kafka" for mount in self.data_volumes] or [self.layout.data]
 
 
 @dataclass(frozen=True)
@@ -181,15 +191,17 @@ class Listener:
                 *(_TLS12 if "TLSv1.2" in self.protocols else ()))  # fmt: skip
 
 
-def directories(base_dir: str) -> list[ManagedDirectory]:
+def directories(base_dir: str, data_volumes: Sequence[str] = ()) -> list[ManagedDirectory]:
     """The folders that must be there before the stores are written."""
     layout = Layout(base_dir)
     # What the service could exchange under root's hands is its own alone. It reads its stores and
     # cannot write them, so whoever takes it over can't make it trust others.
     return [
-        ManagedDirectory(base_dir, "root", "root", "755"),
+        ManagedDirectory(base_dir, "root", USER, "750"),
         *(ManagedDirectory(path, "root", USER, "750") for path in (layout.root, layout.tls)),
         *(ManagedDirectory(path, USER, USER) for path in (layout.data, layout.logs, layout.tmp)),
+        *(ManagedDirectory(mount, "root", USER, "750") for mount in data_volumes),
+        *(ManagedDirectory(f"{mount}/kafka", USER, USER) for mount in data_volumes),
         ManagedDirectory("/etc/strongbox", "root", "root", "755"),
         ManagedDirectory(layout.config, "root", USER, "750"),
     ]
@@ -201,7 +213,7 @@ def wanted(host: BrokerHost) -> list[ManagedDirectory | ManagedFile]:
     The unit is the last: what it records at a start must not be newer than what the process reads.
     """
     return [
-        *directories(host.common.base_dir),
+        *directories(host.common.base_dir, host.data_volumes),
         *_tools(host),
         *_configuration(host),
         _unit(host),
@@ -424,6 +436,9 @@ def _render(template: str, host: BrokerHost, **more: Any) -> bytes:
         hostname=host.common.hostname,
         java=host.common.java,
         layout=host.layout,
+        log_dirs=host.log_dirs,
+        writable=[host.layout.root, *host.data_volumes],
+        guard=host.guard,
         listeners=_listeners(host),
         stores=host.stores,
         store_type=_store_type(host.stores.internal),

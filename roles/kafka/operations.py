@@ -33,7 +33,7 @@ def observe(broker: str, brokers: Brokers) -> Observed:
     found = inventory.get_host(broker).get_fact(
         KafkaState,
         stores_digest=stores_digest_command(node),
-        data_dir=node.layout.data,
+        log_dirs=node.log_dirs,
         properties=f"{node.layout.config}/server.properties",
         answers=answers_command(node),
     )
@@ -85,6 +85,8 @@ def changes_refused(seen: Mapping[str, Observed], brokers: Brokers) -> list[str]
         item, settings = seen[name], brokers[name].settings
         if item.broker_id not in (None, settings.broker_id):
             found.append(plan.other_id(name, settings.broker_id, item.broker_id))
+        if left := [path for path in item.with_partitions if path not in brokers[name].log_dirs]:
+            found.append(plan.left_out(name, left))
         if item.internal_port not in (None, settings.internal_port):
             moved.setdefault((item.internal_port, settings.internal_port), []).append(name)
     if running:

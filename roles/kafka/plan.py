@@ -213,6 +213,15 @@ def other_id(broker: str, declared: int, found: int) -> str:
     )
 
 
+def left_out(broker: str, folders: Sequence[str]) -> str:
+    """The message for folders that the configuration no longer names, with partitions in them."""
+    return (
+        f"{broker}: {', '.join(folders)} hold{'s' if len(folders) == 1 else ''} partitions and "
+        "would no longer be read: declare the volume again, or first move its partitions to "
+        "another broker (kafka-cli reassign-partitions)."
+    )
+
+
 def other_port(brokers: str, declared: int, present: int, running: Sequence[str]) -> str:
     """The message for a port that cannot change while brokers run."""
     return (

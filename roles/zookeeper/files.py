@@ -9,10 +9,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from roles.common.guard import UnitGuard
 from roles.common.host_settings import CommonSettings
 from roles.common.plan import ManagedDirectory, ManagedFile
 from roles.zookeeper.settings import ZookeeperSettings
@@ -92,6 +93,7 @@ class ZookeeperHost:
     members: Mapping[int, str]
     store: Store
     software: str
+    guard: UnitGuard | None = None
 
     @property
     def layout(self) -> Layout:
@@ -104,7 +106,7 @@ def directories(base_dir: str) -> list[ManagedDirectory]:
     # What the service could exchange under root's hands is its own alone. It reads its stores and
     # cannot write them, so whoever takes it over can't make it trust others.
     return [
-        ManagedDirectory(base_dir, "root", "root", "755"),
+        ManagedDirectory(base_dir, "root", USER, "750"),
         *(ManagedDirectory(path, "root", USER, "750") for path in (layout.root, layout.tls)),
         *(ManagedDirectory(path, USER, USER) for path in (layout.data, layout.logs, layout.tmp)),
         ManagedDirectory("/etc/strongbox", "root", "root", "755"),
@@ -201,7 +203,7 @@ def _record_head(host: ZookeeperHost) -> str:
     return f"unit {hashlib.sha256(loaded).hexdigest()}\n"
 
 
-def _render(template: str, host: ZookeeperHost, **more: str) -> bytes:
+def _render(template: str, host: ZookeeperHost, **more: Any) -> bytes:
     text = _TEMPLATES.get_template(template).render(
         settings=host.settings,
         cluster=host.common.cluster,
@@ -209,6 +211,7 @@ def _render(template: str, host: ZookeeperHost, **more: str) -> bytes:
         layout=host.layout,
         members=host.members,
         store=host.store,
+        guard=host.guard,
         store_type="PKCS12" if host.store.password else "PEM",
         software=host.software,
         user=USER,

@@ -1,5 +1,6 @@
 """The facts' own shell, run against files and tools that stand for a host's."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -34,11 +35,18 @@ class Machine:
         assert result.stderr == ""
         return result.stdout.splitlines()
 
+    def configure(self, *log_dirs: Path, **settings: int) -> None:
+        """A configuration as the role writes it, with these folders of data."""
+        content = file(host(**settings), "server.properties").content.decode()
+        dirs = ",".join(map(str, log_dirs))
+        content = re.sub("^log.dirs=.*$", f"log.dirs={dirs}", content, flags=re.MULTILINE)
+        (self.folder / "server.properties").write_text(content)
+
     def observe(self) -> Observed:
         fact = KafkaState()
         command = fact.command(
             stores_digest="echo " + "0" * 64,
-            data_dir=str(self.folder / "data"),
+            log_dirs=[str(self.folder / "data")],
             properties=str(self.folder / "server.properties"),
             answers=self.answers,
         )
@@ -73,10 +81,41 @@ def test_id_and_port_are_read_from_what_kafka_and_the_role_write(machine: Machin
         "#\n#Tue Nov 24 14:04:25 UTC 2026\nbroker.id=12\ncluster.id=E0zFpFfLSR-rmpROuJwG7Q\n"
         "directory.id=Qd8M0Mh6rkmX4jJ9nQy8Kw\nversion=0\n"
     )
-    content = file(host(kafka_internal_port=9193), "server.properties").content
-    (machine.folder / "server.properties").write_bytes(content)
+    machine.configure(data, kafka_internal_port=9193)
     seen = machine.observe()
     assert (seen.has_data, seen.broker_id, seen.internal_port) == (True, 12, 9193)
+    assert (seen.log_dirs, seen.with_partitions) == ((str(data),), ())
+
+
+def test_without_a_configuration_the_declared_folders_are_looked_at(machine: Machine) -> None:
+    data = machine.folder / "data"
+    data.mkdir()
+    (data / "meta.properties").write_text("broker.id=3\n")
+    seen = machine.observe()
+    assert (seen.has_data, seen.broker_id, seen.log_dirs) == (True, 3, ())
+
+
+def test_folders_with_partitions_are_told(machine: Machine) -> None:
+    used, unused = machine.folder / "data1", machine.folder / "data2"
+    for folder in (used, unused):
+        folder.mkdir()
+        (folder / "meta.properties").write_text("broker.id=3\n")
+    (used / "orders-12").mkdir()
+    machine.configure(used, unused)
+    seen = machine.observe()
+    assert seen.has_data
+    assert seen.log_dirs == (str(used), str(unused))
+    assert seen.with_partitions == (str(used),)
+
+
+def test_one_volume_that_came_back_empty_is_a_loss_of_data(machine: Machine) -> None:
+    used, lost = machine.folder / "data1", machine.folder / "data2"
+    for folder in (used, lost):
+        folder.mkdir()
+    (used / "meta.properties").write_text("broker.id=3\n")
+    machine.configure(used, lost)
+    seen = machine.observe()
+    assert (seen.has_data, seen.broker_id) == (False, 3)
 
 
 def test_data_that_names_no_broker_is_data(machine: Machine) -> None:

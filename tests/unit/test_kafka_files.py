@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roles.common.guard import UnitGuard
 from roles.common.host_settings import CommonSettings
 from roles.common.plan import ManagedFile
 from roles.kafka import files
@@ -465,3 +466,26 @@ def test_other_users_are_told_to_use_sudo(tmp_path: Path) -> None:
     result = Cli(tmp_path, "deploy", 1000).run("topics", "--list")
     assert result.returncode == 77
     assert "sudo kafka-cli topics" in result.stderr
+
+
+def test_the_unit_waits_for_its_volumes_and_is_guarded() -> None:
+    guard = UnitGuard(("/srv/strongbox", "/srv/strongbox-data1"), "/opt/guard /srv/strongbox")
+    unit = file(
+        replace(host(), guard=guard, data_volumes=["/srv/strongbox-data1"]), "kafka.service"
+    ).content.decode()
+    lines = unit.splitlines()
+    assert "ConditionPathIsMountPoint=/srv/strongbox" in lines
+    assert "ConditionPathIsMountPoint=/srv/strongbox-data1" in lines
+    assert "RequiresMountsFor=/srv/strongbox /srv/strongbox-data1" in lines
+    # Before anything else runs, and as root, who may look at devices.
+    first = next(line for line in lines if line.startswith("ExecStartPre="))
+    assert first == "ExecStartPre=+/opt/guard /srv/strongbox"
+
+
+def test_volumes_for_data_hold_all_partitions_below_their_top() -> None:
+    many = replace(host(), data_volumes=["/srv/a", "/srv/b"])
+    assert properties(many)["log.dirs"] == "/srv/a/kafka,/srv/b/kafka"
+    unit = file(many, "kafka.service").content.decode()
+    assert "ReadWritePaths=/srv/strongbox/kafka /srv/a /srv/b\n" in unit
+    folders = [item.path for item in wanted(many)]
+    assert folders.index("/srv/a") < folders.index("/srv/a/kafka")

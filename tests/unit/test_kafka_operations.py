@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -159,6 +159,17 @@ def test_another_internal_port_is_refused_while_any_broker_runs() -> None:
     assert "systemctl stop kafka" in message
     # A broker that is stopped for the change is refused too: the others would not find its port.
     assert refused(seen, nodes, limit=[NAMES[0]]) != []
+
+
+def test_a_folder_with_partitions_that_is_no_longer_declared_is_refused() -> None:
+    nodes = {name: replace(node, data_volumes=["/srv/a"]) for name, node in brokers().items()}
+    seen = {name: observed(node, log_dirs=("/srv/a/kafka",)) for name, node in nodes.items()}
+    both = ("/srv/a/kafka", "/srv/b/kafka")
+    seen[NAMES[1]] = observed(nodes[NAMES[1]], log_dirs=both, with_partitions=both)
+    (message,) = refused(seen, nodes)
+    assert message.startswith("@fake/kafka2: /srv/b/kafka holds partitions")
+    seen[NAMES[1]] = observed(nodes[NAMES[1]], log_dirs=both, with_partitions=both[:1])
+    assert refused(seen, nodes) == []
 
 
 def start_of(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from roles.common.guard import UnitGuard
 from roles.common.host_settings import CommonSettings
 from roles.common.plan import ManagedDirectory, ManagedFile
 from roles.tls.stores import StoreType, paths
@@ -268,3 +269,15 @@ def test_health_is_asked_over_verified_tls_and_never_hangs(store: Any) -> None:
     assert command.count("s_client") == command.count("timeout 5 openssl s_client") == 1
     with pytest.raises(ValueError, match="whitelist"):
         four_letter_command(host(store), "dump")
+
+
+def test_the_unit_waits_for_its_volumes_and_is_guarded() -> None:
+    guard = UnitGuard(("/srv/strongbox", "/srv/strongbox"), "/opt/guard /srv/strongbox")
+    unit = file(replace(host(), guard=guard), "zookeeper.service").content.decode()
+    lines = unit.splitlines()
+    assert "ConditionPathIsMountPoint=/srv/strongbox" in lines
+    assert "ConditionPathIsMountPoint=/srv/strongbox" in lines
+    assert "RequiresMountsFor=/srv/strongbox /srv/strongbox" in lines
+    # Before anything else runs, and as root, who may look at devices.
+    first = next(line for line in lines if line.startswith("ExecStartPre="))
+    assert first == "ExecStartPre=+/opt/guard /srv/strongbox"
