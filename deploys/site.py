@@ -6,7 +6,7 @@ come that far; a failure anywhere stops everything after it.
 
 from pyinfra import host, state
 
-from roles.common.deploy import prepare_host
+from roles.common.deploy import make_folders, prepare_host
 from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.kafka import deploy as kafka
@@ -18,6 +18,7 @@ begin()
 here = site(state.strongbox_cluster, host.name)
 
 prepare_host(here.base)
+make_folders(here.base)
 barrier(name="barrier: hosts are prepared", label="hosts are prepared")
 
 distribute_stores(here.certificates)

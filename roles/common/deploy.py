@@ -18,10 +18,15 @@ class HostBase:
 
 
 def prepare_host(base: HostBase) -> None:
+    """Packages and accounts: what volumes, and the folders on them, need to be there before."""
     host_base(
         name="Host: packages and service accounts",
         packages=base.packages,
         accounts=base.accounts,
         paths=base.paths,
     )
+
+
+def make_folders(base: HostBase) -> None:
+    """The folders on the volumes, which are mounted by now."""
     managed_paths(name="Host: folders", wanted=base.directories)
