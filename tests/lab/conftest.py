@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ class Cluster:
     def python(self, *arguments: str, timeout: float = 600, **environment: str) -> Result:
         return self.run(sys.executable, *arguments, timeout=timeout, **environment)
 
-    def pyinfra(self, *options: str, timeout: float = 600, **environment: str) -> Result:
+    def pyinfra(
+        self, *options: str, deploy: str = SITE, timeout: float = 900, **environment: str
+    ) -> Result:
         return self.python(
-            "-m", "pyinfra", INVENTORY, SITE, *options, timeout=timeout, **environment
+            "-m", "pyinfra", INVENTORY, deploy, *options, timeout=timeout, **environment
         )
 
     def site(self, *options: str) -> dict[str, Any]:
@@ -98,6 +101,40 @@ class Cluster:
             *(operator if admin else []), *arguments,
         ]  # fmt: skip
 
+    def start(self, deploy: str, *options: str) -> subprocess.Popen[str]:
+        """A run that goes on while the test does something else."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pyinfra", INVENTORY, deploy, "-y", *options],
+            cwd=PROJECT,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @contextmanager
+    def under_load(self, topic: str, done: Path, rate: int) -> Iterator[dict[str, Any]]:
+        """Idempotent acks=all messages at that rate, in a second, while the test does something.
+
+        :param done: a path that does not exist; made to end the load.
+        :return: the report of lab/load.py, filled at the end.
+        """
+        report: dict[str, Any] = {}
+        load = subprocess.Popen(
+            self.load("--topic", topic, "--rate", str(rate), "--messages", "900000",
+                      "--until", str(done)),
+            cwd=PROJECT, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        try:
+            yield report
+        finally:
+            done.touch()
+            stdout, stderr = load.communicate(timeout=300)
+        assert stdout, stderr[-2000:]
+        report.update(json.loads(stdout))
+        print(json.dumps(report), stderr[-500:])
+
     def pids(self) -> dict[str, str]:
         """Process id and start time of every host's service."""
         return {
@@ -120,6 +157,13 @@ def cluster() -> Iterator[Cluster]:
     if not os.environ.get("STRONGBOX_KEEP_LAB"):
         down = made.python("-m", "lab", "down")
         assert down.returncode == 0, down.stderr
+
+
+def nothing_lost(report: dict[str, Any]) -> None:
+    assert report["sent"] == report["acknowledged"] == report["received"] > 0, report
+    assert report["lost"] == report["duplicated"] == report["out_of_order"] == 0, report
+    assert report["produce_errors"] == [], report
+    assert report["fault"] == "", report
 
 
 def changed(results: dict[str, Any]) -> dict[str, list[str]]:

@@ -24,14 +24,6 @@ def serves(cluster: Cluster) -> None:
     assert report["acknowledged"] == report["received"] == 500, report
 
 
-def start(cluster: Cluster, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pyinfra", INVENTORY, SITE, "-y", *options],
-        cwd=PROJECT, env=cluster.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-
-
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
     assert process.stdout is not None
     for line in process.stdout:
@@ -42,7 +34,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 def test_a_second_run_at_the_same_time_is_refused(cluster: Cluster) -> None:
     """On whichever hosts: what one run may restart depends on what the other does."""
-    first = start(cluster, "--data", "kafka_heap=386m", "--limit", "kafka1")
+    first = cluster.start(SITE, "--data", "kafka_heap=386m", "--limit", "kafka1")
     try:
         wait_for(first, "Starting operation: Host: packages")
         for options in ((), ("--limit", "kafka2")):
@@ -65,7 +57,7 @@ def test_a_run_that_is_ended_at_any_moment_is_finished_by_the_next(
 ) -> None:
     cluster.ssh("zk2", REISSUE)
     heap = f"kafka_heap={388 if number is signal.SIGINT else 392}m"
-    run = start(cluster, "--data", heap)
+    run = cluster.start(SITE, "--data", heap)
     wait_for(run, f"Starting operation: {moment}")
     run.send_signal(number)
     run.communicate(timeout=60)
@@ -169,7 +161,7 @@ def test_nobody_else_can_hold_the_lock(cluster: Cluster) -> None:
 
 def test_a_lock_that_is_lost_stops_the_run(cluster: Cluster) -> None:
     cluster.ssh("zk2", REISSUE)
-    run = start(cluster, "--data", "kafka_heap=396m")
+    run = cluster.start(SITE, "--data", "kafka_heap=396m")
     wait_for(run, "Starting operation: TLS")
     cluster.ssh("kafka2", "pkill -f '[f]lock --nonblock 9'")
     output = run.communicate(timeout=400)[0]
@@ -218,7 +210,7 @@ def test_sudo_that_asks_for_a_password_is_told(cluster: Cluster) -> None:
 
 def test_a_host_lost_in_the_middle_stops_the_run(cluster: Cluster) -> None:
     cluster.ssh("zk2", REISSUE)
-    run = start(cluster, "--data", "kafka_heap=394m")
+    run = cluster.start(SITE, "--data", "kafka_heap=394m")
     wait_for(run, "Starting operation: TLS")
     pid = cluster.python("-m", "lab", "pid", "kafka3").stdout.strip()
     subprocess.run(["nsenter", "-t", pid, "-n", "ip", "link", "set", "host0", "down"], check=True)
