@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export STRONGBOX_LAB ?= lab
 
-.PHONY: help lab lab-down test check bench lock prerequisites
+.PHONY: help lab lab-down test test-long check bench lock prerequisites
 
 help:
 	@echo 'make lab       six hosts with ZooKeeper and Kafka, every connection TLS; prints how to connect'
 	@echo 'make lab-down  removes them without a trace'
 	@echo 'make test      every test that CI runs, on hosts of its own'
+	@echo 'make test-long the same, with all that is left out there for its time'
 	@echo 'make bench     compares a run that changes nothing with an Ansible playbook'
 	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
 	@echo 'make lock      pins what pyproject.toml asks for, with hashes; UPGRADE=1 takes newer versions'
@@ -41,8 +42,17 @@ check: $(STAMP)
 
 # The hosts are taken down whatever the outcome, so that nothing is left running.
 test: check prerequisites
-	@echo '--> tests on real hosts (about half an hour)'; export STRONGBOX_LAB=test; \
-	$(BIN)/pytest -v tests/lab; status=$$?; $(BIN)/python -m lab down; exit $$status
+	@echo '--> tests on hosts that are containers (about 20 minutes)'; export STRONGBOX_LAB=test; \
+	$(BIN)/pytest -v --durations=15 tests/lab -m 'not own_kernel'; status=$$?; \
+	$(BIN)/python -m lab down; exit $$status
+	@echo '--> tests on hosts with kernels and disks of their own (about 20 minutes)'; \
+	export STRONGBOX_LAB=kernels; \
+	$(BIN)/pytest -v --durations=15 tests/lab -m own_kernel; status=$$?; \
+	$(BIN)/python -m lab down; exit $$status
+
+# The same with 10,000 examples of each property, every reboot and every moment of a kill: hours.
+test-long:
+	@STRONGBOX_THOROUGH=1 $(MAKE) test
 
 bench: prerequisites
 	@$(BIN)/python -m bench.converge

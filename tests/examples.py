@@ -1,4 +1,4 @@
-"""How many examples a property test tries: few in every run, 10,000 with STRONGBOX_THOROUGH=1."""
+"""How much a test tries: little in every run, all of it with STRONGBOX_THOROUGH=1."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 
 from hypothesis import settings
 
+THOROUGH = bool(os.environ.get("STRONGBOX_THOROUGH"))
+
 
 def examples(count: int) -> settings:
-    """A decorator beside ``@given``.
+    """A decorator beside ``@given``: 10,000 examples in a thorough run.
 
     :param count: examples in the normal run, which has to stay short.
     """
-    thorough = os.environ.get("STRONGBOX_THOROUGH")
-    return settings(max_examples=10_000 if thorough else count, deadline=None)
+    return settings(max_examples=10_000 if THOROUGH else count, deadline=None)

@@ -45,15 +45,31 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
     :param stores_due: whether this run writes new stores on the host of that name.
     :param stores_usable: whether that host can connect with the stores it has before this run.
     """
-    if host.name in brokers:
-        # Each host reads its own at the same time as the others; then one puts them together.
-        _seen(host.name, brokers)
-    seen = once("brokers", lambda: {name: _seen(name, brokers) for name in sorted(brokers)})
+    seen = _look(brokers)
     if refused := changes_refused(seen, brokers):
         raise OperationError("\n".join([*refused, "    Nothing was changed."]))
+    start_down(brokers, stores_due, stores_usable, lambda _: False)
+    order = once("broker order", lambda: _order(seen, brokers, stores_due, stores_usable))
+    for broker in host.loop(order):  # type: ignore[no-untyped-call]
+        if host.name == broker:
+            restart(
+                name=f"Kafka: restart {broker} if outdated",
+                brokers=brokers,
+                stores_change=stores_due(broker),
+            )
+        barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
+
+
+def start_down(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost, closed: OfHost) -> None:
+    """Called by every host: starts what is down, those that have data first.
+
+    :param closed: whether that host's volumes were closed when the run was planned. What lies on
+        them could not be seen; they were not made for nothing, so it counts as data.
+    """
+    seen = _look(brokers)
     first = plan.first_wave(
         [name for name, item in seen.items() if item.service.running],
-        {name: item.has_data for name, item in seen.items()},
+        {name: item.has_data or closed(name) for name, item in seen.items()},
     )
     if host.name in first:
         start(
@@ -72,15 +88,13 @@ def roll(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost) -> None:
             after_others=True,
         )
     barrier(name="barrier: Kafka is complete", label="Kafka is complete")
-    order = once("broker order", lambda: _order(seen, brokers, stores_due, stores_usable))
-    for broker in host.loop(order):  # type: ignore[no-untyped-call]
-        if host.name == broker:
-            restart(
-                name=f"Kafka: restart {broker} if outdated",
-                brokers=brokers,
-                stores_change=stores_due(broker),
-            )
-        barrier(name=f"barrier: Kafka on {broker} serves", label=f"Kafka on {broker}")
+
+
+def _look(brokers: Brokers) -> Mapping[str, Observed]:
+    if host.name in brokers:
+        # Each host reads its own at the same time as the others; then one puts them together.
+        _seen(host.name, brokers)
+    return once("brokers", lambda: {name: _seen(name, brokers) for name in sorted(brokers)})
 
 
 def have_data(brokers: Brokers) -> bool:

@@ -30,13 +30,26 @@ def roll(ensemble: Ensemble, brokers_have_data: Callable[[], bool]) -> None:
 
     :param brokers_have_data: asked only when no server has any.
     """
-    if host.name in ensemble:
-        # Each host reads its own at the same time as the others; then one puts them together.
-        _seen(host.name, ensemble)
-    seen = once("ensemble", lambda: {name: _seen(name, ensemble) for name in sorted(ensemble)})
-    states = once("ensemble's states", lambda: states_of(seen, ensemble))
+    seen, states = _look(ensemble)
     _refuse_what_it_would_not_survive(seen, states, ensemble)
-    has_data = {name: item.has_data for name, item in seen.items()}
+    start_down(ensemble, brokers_have_data, lambda _: False)
+    for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
+        if host.name == member:
+            restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
+        barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")
+
+
+def start_down(
+    ensemble: Ensemble, brokers_have_data: Callable[[], bool], closed: Callable[[str], bool]
+) -> None:
+    """Called by every host: starts what is down, those that have data first.
+
+    :param brokers_have_data: asked only when no server has any.
+    :param closed: whether that host's volumes were closed when the run was planned. What lies on
+        them could not be seen; they were not made for nothing, so it counts as data.
+    """
+    seen, states = _look(ensemble)
+    has_data = {name: item.has_data or closed(name) for name, item in seen.items()}
     waves = plan.start_waves(states, has_data, not any(has_data.values()) and brokers_have_data())
     if isinstance(waves, plan.Refusal):
         raise OperationError(str(waves))
@@ -49,10 +62,14 @@ def roll(ensemble: Ensemble, brokers_have_data: Callable[[], bool]) -> None:
     if host.name in second:
         start(name="ZooKeeper: start the rest", ensemble=ensemble)
     barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
-    for member in host.loop(plan.rolling_order(states)):  # type: ignore[no-untyped-call]
-        if host.name == member:
-            restart(name=f"ZooKeeper: restart {member} if outdated", ensemble=ensemble)
-        barrier(name=f"barrier: ZooKeeper on {member} serves", label=f"ZooKeeper on {member}")
+
+
+def _look(ensemble: Ensemble) -> tuple[Mapping[str, Observed], Mapping[str, plan.ServerState]]:
+    if host.name in ensemble:
+        # Each host reads its own at the same time as the others; then one puts them together.
+        _seen(host.name, ensemble)
+    seen = once("ensemble", lambda: {name: _seen(name, ensemble) for name in sorted(ensemble)})
+    return seen, once("ensemble's states", lambda: states_of(seen, ensemble))
 
 
 def _refuse_what_it_would_not_survive(
