@@ -148,9 +148,21 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """Six containers: fast, and without volumes."""
+    yield from _provisioned("--driver", "nspawn")
+
+
+@pytest.fixture(scope="module")
+def encrypted() -> Iterator[Cluster]:
+    """Six hosts with kernels of their own; everything lies on LUKS, a broker's data on two disks
+    of its own."""
+    yield from _provisioned("--driver", "uml", "--data-disks", "2")
+
+
+def _provisioned(*options: str) -> Iterator[Cluster]:
     lab = Lab(os.environ.get("STRONGBOX_LAB", "test"))
     made = Cluster(lab)
-    result = made.python("-m", "lab", "run", "--messages", "100", timeout=1500)
+    result = made.python("-m", "lab", "run", "--messages", "100", *options, timeout=1500)
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     made.info = json.loads(made.python("-m", "lab", "info", "--json").stdout)
     yield made

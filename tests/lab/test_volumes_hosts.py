@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
+from roles.custody.build import custody
 
 from roles.custody.protocol import KeyContext
+from roles.custody.settings import CustodySettings
+from roles.volumes import token
 from tests.examples import THOROUGH
 from tests.lab import raw
-from tests.lab.conftest import Cluster, changed, nothing_lost
+from tests.lab.conftest import PROJECT, Cluster, changed, nothing_lost
 
 pytestmark = pytest.mark.own_kernel
 
@@ -90,8 +95,8 @@ def test_the_disks_show_nothing(encrypted: Cluster, tmp_path: Path) -> None:
     words = [message.encode(), topic.encode(), key.encode(), log.encode()]
     in_control = raw.found(control, words)
     assert all(in_control.values()), f"the search itself does not work: {in_control}"
-    disks = [Path(disk["path"]) for host in encrypted.info["hosts"] for disk in host["disks"]]
-    roots = [Path(host["root_disk"]) for host in encrypted.info["hosts"]]
+    disks = [Path(disk["image"]) for host in encrypted.info["hosts"] for disk in host["disks"]]
+    roots = [encrypted.lab.host_folder(host) / "root.cow" for host in encrypted.hosts]
     assert len(disks) == 12 and len(roots) == 6
     for image in [*disks, *roots]:
         assert raw.found(image, words) == dict.fromkeys(words, 0), image
@@ -127,36 +132,35 @@ def test_volume_keys_are_rotated_under_load(encrypted: Cluster, tmp_path: Path) 
 
 
 def _device(cluster: Cluster, host: str) -> str:
-    return next(
-        str(item["disks"][0]["device"]) for item in cluster.info["hosts"] if item["name"] == host
-    )
+    disks = next(item["disks"] for item in cluster.info["hosts"] if item["name"] == host)
+    return next(str(disk["link"]) for disk in disks if disk["name"] == "main")
 
 
 def _volume_key(cluster: Cluster, host: str) -> bytes:
     """Unwrapped as the controller does it."""
-    from roles.custody.build import custody
-
-    from roles.volumes import token
-
     dumped = cluster.ssh(host, f"cryptsetup luksDump --dump-json-metadata {_device(cluster, host)}")
     found = [token.parse(item) for item in json.loads(dumped)["tokens"].values()]
     wrapped = next(item.wrapped for item in found if item is not None and item.wrapped)
-    fqdn = next(item["fqdn"] for item in cluster.info["hosts"] if item["name"] == host)
-    settings = cluster.custody_settings()
-    return custody(settings).unwrap(wrapped, KeyContext("lab", fqdn, "main", "volume"))
+    name = next(item["fqdn"] for item in cluster.info["hosts"] if item["name"] == host)
+    settings = CustodySettings(
+        recipients=(cluster.lab.recipient.read_text().strip(),),
+        identity_file=str(cluster.lab.identity),
+    )
+    return custody(settings).unwrap(wrapped, KeyContext("lab", name, "main", "volume"))
 
 
 def _opens(cluster: Cluster, host: str, key: bytes) -> int:
     """cryptsetup's exit code: 0 when the key opens the volume, 2 when it does not."""
     script = (
         "head -n 1 | base64 -d | cryptsetup open --test-passphrase --key-file - "
-        f"--keyfile-size {len(key)} {_device(cluster, host)}"
+        f"--keyfile-size {len(key)} {_device(cluster, host)}; echo $?"
     )
-    command = [*cluster.ssh_words(host), f"sudo sh -c '{script}'"]
-    return subprocess.run(
-        command, input=base64.b64encode(key) + b"\n", env=cluster.environment(),
-        cwd=cluster.project, check=False, capture_output=True,
-    ).returncode  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-m", "lab", "ssh", host, f"sudo sh -c {shlex.quote(script)}"],
+        input=base64.b64encode(key).decode() + "\n", env=cluster.environment(), cwd=PROJECT,
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return int(result.stdout)
 
 
 def test_after_a_power_cut_nothing_starts_until_it_is_unlocked(encrypted: Cluster) -> None:
