@@ -38,7 +38,7 @@ lab-down: $(STAMP)
 check: $(STAMP)
 	@echo '--> ruff'; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo '--> mypy --strict'; $(BIN)/mypy
-	@echo '--> unit and fake-host tests'; $(BIN)/pytest -q tests/unit tests/fake
+	@echo '--> unit and fake-host tests'; $(BIN)/pytest -q -n auto tests/unit tests/fake
 
 # The hosts are taken down whatever the outcome, so that nothing is left running.
 test: check prerequisites

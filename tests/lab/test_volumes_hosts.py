@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from roles.custody.build import custody
 
+from roles.custody.build import custody
 from roles.custody.protocol import KeyContext
 from roles.custody.settings import CustodySettings
 from roles.volumes import token
