@@ -4,6 +4,7 @@ STRONGBOX_LAB chooses the lab. Its hosts live in a network namespace, which the 
 this file enters: SSH then reaches them like any others.
 """
 
+import os as _os
 import sys as _sys
 
 from lab import network as _network
@@ -16,6 +17,23 @@ try:
 except _state.LabError as _error:
     # pyinfra shows any other exception with a traceback.
     _sys.exit(f"inventories/lab.py: {_error}")
+
+
+def _volumes(item: _state.Host) -> dict[str, object]:
+    """The disks of hosts that have some. STRONGBOX_LAB_PLAIN=1 leaves those unused."""
+    disks = _lab.disks(item)
+    if not disks or _os.environ.get("STRONGBOX_LAB_PLAIN"):
+        return {"volumes_unencrypted": True}
+    return {
+        "volumes_layout": {
+            disk.name: {
+                "device": disk.link,
+                "min_gib": disk.gib * 0.9,
+                "max_gib": disk.gib * 1.1,
+            }
+            for disk in disks
+        }
+    }
 
 
 def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
@@ -35,8 +53,8 @@ def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
             identifier: item.number,
             "common_hostname": item.fqdn,
             "common_addresses": [item.address],
-            "volumes_unencrypted": True,
-        },
+        }
+        | _volumes(item),
     )
 
 

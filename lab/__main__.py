@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from lab import lifecycle, network, prerequisites
 from lab.describe import describe
-from lab.state import PROJECT, USER, Lab, LabError, current
+from lab.state import MOST_DATA_DISKS, PROJECT, USER, Lab, LabError, current
 
 _BEGAN = time.monotonic()
 
@@ -59,13 +60,34 @@ def main(context: click.Context, name: str | None) -> None:
     context.obj = current()
 
 
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def sized(command: Command) -> Command:
+    """Options that say what a lab consists of."""
+    for option in reversed((
+        click.option("--zookeepers", default=3, show_default=True),
+        click.option("--brokers", default=3, show_default=True),
+        click.option(
+            "--driver", type=click.Choice(list(lifecycle.DRIVERS)),
+            help="What runs the hosts: uml (a kernel and disks of their own) or nspawn (containers,"
+            " faster). A lab keeps its driver; a new one's is STRONGBOX_LAB_DRIVER, or uml.",
+        ),
+        click.option(
+            "--data-disks", type=int,
+            help=f"Disks of each broker beside its main one, up to {MOST_DATA_DISKS}.",
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.option("--zookeepers", default=3, show_default=True)
-@click.option("--brokers", default=3, show_default=True)
+@sized
 @click.pass_obj
-def up(lab: Lab, zookeepers: int, brokers: int) -> None:
+def up(lab: Lab, zookeepers: int, brokers: int, driver: str | None, data_disks: int | None) -> None:
     """Starts the hosts; those that run stay as they are."""
-    lifecycle.up(lab, zookeepers, brokers, say)
+    lifecycle.up(lab, lambda: lifecycle.plan(lab, zookeepers, brokers, driver, data_disks), say)
 
 
 @main.command()
@@ -91,10 +113,12 @@ def info(lab: Lab, as_json: bool) -> None:
     if not facts["hosts"]:
         raise lab.not_up()
     console = Console(highlight=False)
-    table = Table("host", "address", "role", "state", box=None, pad_edge=False)
+    console.print(f"driver     {facts['driver']['name']}")
+    table = Table("host", "address", "role", "state", "disks", box=None, pad_edge=False)
     for host in facts["hosts"]:
         state = "running" if host["running"] else "[red]down[/red]"
-        table.add_row(host["fqdn"], host["address"], host["role"], state)
+        disks = " ".join(disk["name"] for disk in host["disks"])
+        table.add_row(host["fqdn"], host["address"], host["role"], state, disks)
     console.print(table)
     for name, servers in facts["listeners"].items():
         console.print(f"{name:10} {servers}", soft_wrap=True)
@@ -151,6 +175,41 @@ def start(lab: Lab, host: str) -> None:
 
 @main.command()
 @click.argument("host")
+@click.option("--shuffle-disks", is_flag=True, help="Each disk gets another device name.")
+@click.pass_obj
+def reboot(lab: Lab, host: str, shuffle_disks: bool) -> None:
+    """Shuts one host down in order, starts it and waits for its SSH."""
+    lifecycle.reboot_one(lab, lab.host(host), say, shuffle_disks)
+
+
+@main.command()
+@click.argument("host")
+@click.pass_obj
+def cut(lab: Lab, host: str) -> None:
+    """Takes the power from one host: it ends at once, its disks keep what was written."""
+    lifecycle.cut_one(lab, lab.host(host), say)
+
+
+@main.command()
+@click.argument("host")
+@click.argument("disk")
+@click.pass_obj
+def unplug(lab: Lab, host: str, disk: str) -> None:
+    """Takes a disk that is not in use from a running host."""
+    lifecycle.unplug(lab, lab.host(host), disk, say)
+
+
+@main.command()
+@click.argument("host")
+@click.argument("disk")
+@click.pass_obj
+def plug(lab: Lab, host: str, disk: str) -> None:
+    """Gives a running host its disk back."""
+    lifecycle.plug(lab, lab.host(host), disk, say)
+
+
+@main.command()
+@click.argument("host")
 @click.pass_obj
 def pid(lab: Lab, host: str) -> None:
     """Prints this machine's process id of the host's first process."""
@@ -175,15 +234,21 @@ def install_prerequisites() -> None:
 
 
 @main.command()
-@click.option("--zookeepers", default=3, show_default=True)
-@click.option("--brokers", default=3, show_default=True)
+@sized
 @click.option("--messages", default=1000, show_default=True, help="Sent through it at the end.")
 @click.pass_obj
-def run(lab: Lab, zookeepers: int, brokers: int, messages: int) -> None:
+def run(
+    lab: Lab,
+    zookeepers: int,
+    brokers: int,
+    driver: str | None,
+    data_disks: int | None,
+    messages: int,
+) -> None:
     """Hosts, ZooKeeper, Kafka, identities and real messages; again, it changes nothing."""
     _step("Kafka's archive", sys.executable, "-m", "lab.dist")
     say("hosts")
-    lifecycle.up(lab, zookeepers, brokers, say)
+    lifecycle.up(lab, lambda: lifecycle.plan(lab, zookeepers, brokers, driver, data_disks), say)
     strongbox = [sys.executable, "-m", "strongbox"]
     inventory = "inventories/lab.py"
     _step("authorities", *strongbox, "ca", "init", "-i", inventory)

@@ -42,6 +42,10 @@ def describe(lab: Lab, drive: HostDriver) -> dict[str, Any]:
                 "address": host.address,
                 "role": host.role,
                 "running": drive.is_running(host),
+                "disks": [
+                    {"name": disk.name, "image": str(disk.image), "link": disk.link}
+                    for disk in lab.disks(host)
+                ],
             }
             for host in hosts
         ],

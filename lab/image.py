@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.state import USER, LabError
+from lab.state import USER, USER_ID, LabError
 
 SUITE = "bookworm"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "procps", "openssl",
     "ca-certificates", "curl", "netcat-openbsd", "openjdk-17-jre-headless",
+    # Of use only to hosts with a kernel of their own; one image for both is less to build.
+    "udev", "kmod", "cryptsetup-bin", "dmsetup", "xfsprogs", "e2fsprogs", "python3-minimal",
 )  # fmt: skip
 # Hosts have no way out, so nothing may try; what is not needed must not take CPU from the brokers.
 # Units that watch a path cost an inotify instance each, of which the machine has few for all hosts.
 _SETUP = f"""
 set -eu
-useradd --create-home --shell /bin/bash {USER}
+useradd --uid {USER_ID} --create-home --shell /bin/bash {USER}
 install -d -m 700 -o {USER} -g {USER} /home/{USER}/.ssh
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
 chmod 440 /etc/sudoers.d/{USER}
@@ -67,7 +69,7 @@ def build(images: Path, say: Callable[[str], None]) -> Path:
     """
     image = images / key()
     images.mkdir(parents=True, exist_ok=True)
-    with _lock(images, say):
+    with lock(images, say):
         if not image.is_dir():
             say("building the hosts' Debian image (once, about two minutes)")
             remove_unused(images)
@@ -110,16 +112,19 @@ def used(images: Path) -> dict[str, list[str]]:
 def remove_unused(images: Path) -> None:
     """Removes images that no host was made from, and what an interrupted build has left."""
     kept = used(images)
-    for folder in images.iterdir():
-        if folder.name not in kept:
-            shutil.rmtree(folder)
+    for item in images.iterdir():
+        if item.name not in kept:
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
 
 
 def purge(images: Path, say: Callable[[str], None]) -> None:
     """Removes the images; those that a lab's hosts run from stay, and are told."""
     if not images.is_dir():
         return
-    with _lock(images, say):
+    with lock(images, say):
         remove_unused(images)
         for name, labs in used(images).items():
             say(f"image {name} stays: used by lab {', '.join(labs)}")
@@ -128,7 +133,8 @@ def purge(images: Path, say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _lock(images: Path, say: Callable[[str], None]) -> Iterator[None]:
+def lock(images: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keeps other processes from changing the images. The folder exists."""
     handle = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

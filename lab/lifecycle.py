@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
@@ -14,37 +15,82 @@ from lab import image, network
 from lab.driver import HostDriver
 from lab.network import run
 from lab.nspawn import Nspawn
-from lab.state import Host, Lab, LabError, plan_hosts
+from lab.state import MOST_DATA_DISKS, Disk, Host, Lab, LabError, Plan, plan_hosts
+from lab.uml import Uml
 
-BOOT_S = 120.0
+BOOT_S = 240.0  # six kernels on two busy cores
 TELL_EVERY_S = 5.0
 RETRY_S = 0.05
 CONSOLE_LINES = 20
-DRIVERS: dict[str, Callable[[Lab], HostDriver]] = {Nspawn.name: Nspawn}
+DRIVERS: dict[str, Callable[[Lab], HostDriver]] = {Nspawn.name: Nspawn, Uml.name: Uml}
+DEFAULT_DRIVER = Uml.name
 Say = Callable[[str], None]
 
 
 def driver(lab: Lab) -> HostDriver:
-    return DRIVERS["nspawn"](lab)
+    """The one that the lab was brought up with."""
+    plan = lab.plan()
+    return _driver(plan.driver if plan else DEFAULT_DRIVER, lab)
 
 
-def up(lab: Lab, zookeepers: int, brokers: int, say: Say) -> None:
+def _driver(name: str, lab: Lab) -> HostDriver:
+    try:
+        return DRIVERS[name](lab)
+    except KeyError:
+        raise LabError(f"no driver {name!r}; there are {', '.join(DRIVERS)}") from None
+
+
+def plan(
+    lab: Lab, zookeepers: int, brokers: int, driver: str | None, data_disks: int | None
+) -> Plan:
+    """What the lab is to consist of. Driver and disks are as it has them unless it is new.
+
+    :param driver: None for what it has, for a new lab that of STRONGBOX_LAB_DRIVER or the default.
+    :raises LabError: when it has others than asked for.
+    """
+    kept = lab.plan()
+    chosen = os.environ.get("STRONGBOX_LAB_DRIVER") or DEFAULT_DRIVER
+    wanted = Plan(
+        driver or (kept.driver if kept else chosen),
+        data_disks if data_disks is not None else (kept.data_disks if kept else 0),
+        plan_hosts(zookeepers, brokers),
+    )
+    _driver(wanted.driver, lab)
+    if wanted.data_disks and wanted.driver == Nspawn.name:
+        raise LabError("containers have no disks of their own: --data-disks needs --driver uml")
+    if not 0 <= wanted.data_disks <= MOST_DATA_DISKS:
+        raise LabError(f"a broker has 0 to {MOST_DATA_DISKS} data disks beside its main one")
+    if kept is not None:
+        has, asked = (
+            f"driver {one.driver} and {one.data_disks} data disks" for one in (kept, wanted)
+        )
+        if has != asked:
+            raise LabError(
+                f"lab {lab.name!r} has {has}, asked for is {asked}: 'python -m lab down' first, or "
+                "use another lab (--name)"
+            )
+    return wanted
+
+
+def up(lab: Lab, asked: Callable[[], Plan], say: Say) -> None:
     """Makes the lab have just these hosts, all of them running and answering on SSH.
 
     Hosts that run stay as they are, those that are down start with what is on their disks.
+
+    :param asked: makes the plan; called once no other command can change the lab.
     """
-    wanted = plan_hosts(zookeepers, brokers)
-    drive = driver(lab)
-    drive.prepare(say)
+    _driver(asked().driver, lab).prepare(say)
     with lab.lock(say):
+        plan = asked()
+        wanted, drive = plan.hosts, _driver(plan.driver, lab)
         down = [host for host in wanted if not drive.is_running(host)]
-        drive.room_for(len(down))
+        drive.room_for(down)
         for host in lab.leftovers():
             if host.name not in {one.name for one in wanted}:
                 say(f"removing {host.name}")
-                drive.destroy(host)
+                _destroy(lab, host)
+        lab.write_plan(plan)
         _secrets(lab, wanted)
-        lab.write_hosts(wanted)
         network.create(lab)
         if down:
             say(f"starting {_count(len(down))} in network namespace {lab.namespace}")
@@ -60,13 +106,27 @@ def up(lab: Lab, zookeepers: int, brokers: int, say: Say) -> None:
 
 def start_one(lab: Lab, host: Host, say: Say) -> None:
     """Starts a host that is down and waits until it answers on SSH."""
-    drive = driver(lab)
     with lab.lock(say):
-        if not network.exists(lab):
-            raise lab.not_up()
-        drive.create(host)
-        drive.start(host)
-        _wait_for_ssh(lab, drive, [host], say)
+        _start(lab, host, say)
+
+
+def reboot_one(lab: Lab, host: Host, say: Say, shuffle_disks: bool = False) -> None:
+    """Shuts one host down in order, starts it again and waits until it answers on SSH.
+
+    :param shuffle_disks: the host finds each disk under another device name than before.
+    """
+    with lab.lock(say):
+        driver(lab).stop(host)
+        _start(lab, host, say, shuffle_disks)
+
+
+def _start(lab: Lab, host: Host, say: Say, shuffle_disks: bool = False) -> None:
+    drive = driver(lab)
+    if not network.exists(lab):
+        raise lab.not_up()
+    drive.create(host)
+    drive.start(host, shuffle_disks=shuffle_disks)
+    _wait_for_ssh(lab, drive, [host], say)
 
 
 def stop_one(lab: Lab, host: Host, say: Say) -> None:
@@ -74,15 +134,45 @@ def stop_one(lab: Lab, host: Host, say: Say) -> None:
         driver(lab).stop(host)
 
 
+def cut_one(lab: Lab, host: Host, say: Say) -> None:
+    """Takes the power from one host."""
+    with lab.lock(say):
+        driver(lab).cut(host)
+
+
+def plug(lab: Lab, host: Host, disk: str, say: Say) -> None:
+    with lab.lock(say):
+        driver(lab).plug(host, _disk(lab, host, disk))
+
+
+def unplug(lab: Lab, host: Host, disk: str, say: Say) -> None:
+    with lab.lock(say):
+        driver(lab).unplug(host, _disk(lab, host, disk))
+
+
+def _disk(lab: Lab, host: Host, name: str) -> Disk:
+    disks = lab.disks(host)
+    for disk in disks:
+        if disk.name == name:
+            return disk
+    has = ", ".join(disk.name for disk in disks) or "none: its lab has driver nspawn"
+    raise LabError(f"{host.name} has no disk {name!r}, it has {has}")
+
+
+def _destroy(lab: Lab, host: Host) -> None:
+    """Removes the host with every driver: a state that is lost does not tell which had it."""
+    for make in DRIVERS.values():
+        make(lab).destroy(host)
+
+
 def down(lab: Lab, say: Say) -> None:
     """Removes the lab's hosts, network and files, whatever state they are in."""
-    drive = driver(lab)
     with lab.lock(say):
         hosts = lab.leftovers()
         if hosts:
             say(f"stopping {_count(len(hosts))}")
             with ThreadPoolExecutor(len(hosts)) as pool:
-                list(pool.map(drive.destroy, hosts))
+                list(pool.map(lambda host: _destroy(lab, host), hosts))
         if others := network.users(lab):
             # Not the lab's processes, so not for it to end; they keep the network until they do.
             say(f"still in its network, end them yourself: process {', '.join(map(str, others))}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lab import cgroups, image, processes, rootfs
 from lab.network import BRIDGE, inside, run
-from lab.state import Host, Lab, LabError
+from lab.state import NSPAWN, Disk, Host, Lab, LabError
 
 _SHUTDOWN_S = 30.0
 _DESTROY_S = 5.0  # nothing of the host is kept, so it need not finish what it does
@@ -26,7 +26,7 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 class Nspawn:
     """Each host's root is an overlay over the shared image, so it costs only what it changes."""
 
-    name = "nspawn"
+    name = NSPAWN
     own_kernel = False
 
     def __init__(self, lab: Lab) -> None:
@@ -50,12 +50,12 @@ class Nspawn:
     def prepare(self, say: Callable[[str], None]) -> None:
         image.build(self.lab.images, say)
 
-    def room_for(self, hosts: int) -> None:
+    def room_for(self, hosts: Sequence[Host]) -> None:
         limit, taken = int(_INOTIFY_LIMIT.read_text()), processes.inotify_instances()
-        needed = taken + hosts * _INOTIFY_EACH
+        needed = taken + len(hosts) * _INOTIFY_EACH
         if needed > limit:
             raise LabError(
-                f"{hosts} more hosts need {needed - limit} inotify instances more than this "
+                f"{len(hosts)} more hosts need {needed - limit} inotify instances more than this "
                 f"machine has left ({taken} of {limit} in use): stop other labs, or "
                 f"sysctl fs.inotify.max_user_instances={max(512, 2 * needed)}"
             )
@@ -81,7 +81,7 @@ class Nspawn:
             run("mount", "-t", "overlay", self.lab.namespace, "-o", layers, str(root))
         return root
 
-    def start(self, host: Host) -> None:
+    def start(self, host: Host, *, shuffle_disks: bool = False) -> None:
         if self.is_running(host):
             return
         # A host whose nspawn was killed, or one that was started by an `up` killed before it could
@@ -137,9 +137,24 @@ class Nspawn:
     def stop(self, host: Host) -> None:
         self._end(host, _SHUTDOWN_S)
 
+    def cut(self, host: Host) -> None:
+        self._end(host, 0.0)
+
+    def plug(self, host: Host, disk: Disk) -> None:
+        raise _no_disks(host)
+
+    def unplug(self, host: Host, disk: Disk) -> None:
+        raise _no_disks(host)
+
     def destroy(self, host: Host) -> None:
         self._end(host, _DESTROY_S)
         if self._root(host).is_mount():
             run("umount", str(self._root(host)))
         if self._folder(host).exists():
             shutil.rmtree(self._folder(host))
+
+
+def _no_disks(host: Host) -> LabError:
+    return LabError(
+        f"{host.name} is a container without disks of its own: a lab with --driver uml has them"
+    )

@@ -53,6 +53,18 @@ def end(handle: int, patience_s: float) -> None:
             return
 
 
+def await_end(pid: int, patience_s: float) -> bool:
+    """Whether the process has ended within that time."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], patience_s)[0])
+    finally:
+        os.close(handle)
+
+
 def end_recorded(path: Path, patience_s: float) -> None:
     """Ends the recorded process if it is still the same one."""
     pid = recorded(path)

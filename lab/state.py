@@ -1,6 +1,7 @@
 """What a lab is made of: its hosts, their addresses, and where its files lie.
 
 Pure but for reading and writing ``.lab/NAME/lab.json`` and the lock on that folder.
+That file: ``{"driver": NAME, "data_disks": COUNT, "hosts": [HOST, ...]}``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ DOMAIN = "lab.test"
 NETWORK = "10.77.0"
 PREFIX_LENGTH = 24
 GATEWAY = f"{NETWORK}.1"  # the lab's own end of the bridge; nothing is routed beyond it
-USER = "deploy"
-MOST_ZOOKEEPERS, MOST_BROKERS = 9, 50
+USER, USER_ID = "deploy", 1000
+MOST_ZOOKEEPERS, MOST_BROKERS, MOST_DATA_DISKS = 9, 50, 4
+#: Drivers: containers, and hosts with a kernel and disks of their own.
+NSPAWN, UML = "nspawn", "uml"
+MAIN_GIB, DATA_GIB = 2.0, 1.5
 # Folders of `.lab` that all labs share.
 IMAGES, ARCHIVES = "image", "dist"
 
@@ -61,6 +65,34 @@ def plan_hosts(zookeepers: int, brokers: int) -> list[Host]:
         )
         for number in range(1, count + 1)
     ]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a host beside the one that it boots from."""
+
+    name: str
+    gib: float
+    #: The disk's whole content on this machine.
+    image: Path
+
+    @property
+    def serial(self) -> str:
+        return f"lab-{self.name}"
+
+    @property
+    def link(self) -> str:
+        """What it is called on the host, whatever order disks are found in."""
+        return f"/dev/disk/by-id/{self.serial}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a lab consists of, as its file keeps it."""
+
+    driver: str
+    data_disks: int
+    hosts: list[Host]
 
 
 @dataclass(frozen=True)
@@ -121,20 +153,37 @@ class Lab:
         """Private half of the key by which the host's SSH server is known."""
         return self.host_folder(host) / "keys" / "ssh_host_ed25519_key"
 
-    def hosts(self) -> list[Host]:
-        """The hosts it has, none when it was never up.
+    def plan(self) -> Plan | None:
+        """What it consists of; None when it was never up.
 
         :raises LabError: when its file is not what this version writes.
         """
         file = self.folder / "lab.json"
         try:
-            return [Host(**item) for item in json.loads(file.read_text())]
+            kept = json.loads(file.read_text())
+            hosts = [Host(**item) for item in kept.pop("hosts")]
+            return Plan(**kept, hosts=hosts)
         except FileNotFoundError:
-            return []
-        except (ValueError, TypeError):
+            return None
+        except (ValueError, TypeError, AttributeError, KeyError):
             raise LabError(
                 f"{file} is not readable as a lab's state: 'python -m lab down' removes the lab"
             ) from None
+
+    def hosts(self) -> list[Host]:
+        """The hosts it has, none when it was never up."""
+        plan = self.plan()
+        return plan.hosts if plan else []
+
+    def disks(self, host: Host) -> list[Disk]:
+        """The host's disks, ``main`` first; none in a lab whose hosts are containers."""
+        plan = self.plan()
+        if plan is None or plan.driver != UML:
+            return []
+        count = plan.data_disks if host.role == "brokers" else 0
+        sizes = {"main": MAIN_GIB} | {f"data{i}": DATA_GIB for i in range(1, count + 1)}
+        folder = self.host_folder(host.name) / "disks"
+        return [Disk(name, gib, folder / f"{name}.img") for name, gib in sizes.items()]
 
     def leftovers(self) -> list[Host]:
         """Every host that has a folder, known to ``lab.json`` or not: what taking down must end."""
@@ -142,12 +191,12 @@ class Lab:
         names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
         return [Host(name, "", 0, "") for name in names]
 
-    def write_hosts(self, hosts: list[Host]) -> None:
+    def write_plan(self, plan: Plan) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"{host.address} {host.fqdn} {host.name}\n" for host in hosts]
+        lines = [f"{host.address} {host.fqdn} {host.name}\n" for host in plan.hosts]
         self.etc_hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
         temporary = self.folder / "lab.json.new"
-        temporary.write_text(json.dumps([asdict(host) for host in hosts], indent=1) + "\n")
+        temporary.write_text(json.dumps(asdict(plan), indent=1) + "\n")
         temporary.replace(self.folder / "lab.json")
 
     def host(self, name: str) -> Host:
