@@ -17,6 +17,7 @@ from lab.state import UML, USER, USER_ID, Disk, Host, Lab, LabError
 
 LAUNCH = Path(__file__).with_name("uml_launch.py")
 _SHUTDOWN_S = 90.0
+_ANSWER_S = "10"
 _INTERFACE = "vec0"
 _MEMORY_MIB = {"brokers": 1536, "zookeepers": 704}
 # Letter of a device's name; `a` is the root disk.
@@ -190,7 +191,9 @@ class Uml:
         :raises LabError: when it answers with an error or not at all.
         """
         socket = self._runtime(host) / host.name / "mconsole"
-        answer = run("uml_mconsole", str(socket), *words, check=False)
+        # From within the network, as the answer goes to an abstract address, which is local to it.
+        ask = [*inside(self.lab), "timeout", _ANSWER_S, "uml_mconsole", str(socket), *words]
+        answer = run(*ask, check=False)
         text = answer.stdout.strip()
         if answer.returncode != 0 or not text.startswith("OK"):
             raise LabError(f"{host.name}: {' '.join(words)}: {text or answer.stderr.strip()}")
