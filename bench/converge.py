@@ -155,8 +155,8 @@ def measure(lab: Lab, names: Sequence[str], what: Callable[[], tuple[str, float,
 def provision(lab: Lab, zookeepers: int, brokers: int) -> None:
     say(f"{zookeepers} + {brokers} hosts")
     _run([sys.executable, "-m", "lab.dist"], _environment())
-    _run([sys.executable, "-m", "lab", "up", "--zookeepers", str(zookeepers),
-          "--brokers", str(brokers)], _environment())  # fmt: skip
+    _run([sys.executable, "-m", "lab", "up", "--driver", "nspawn",
+          "--zookeepers", str(zookeepers), "--brokers", str(brokers)], _environment())  # fmt: skip
     if not lab.authority_dir.is_dir():
         _run([sys.executable, "-m", "strongbox", "ca", "init", "-i", INVENTORY], _environment())
     say("provisioning")

@@ -14,7 +14,10 @@ import sys
 # Program -> package that has it. A JDK, not a JRE: tests have Java read the stores.
 PROGRAMS = {
     "systemd-nspawn": "systemd-container",
+    "linux.uml": "user-mode-linux",
+    "uml_mconsole": "uml-utilities",
     "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "mount": "mount",

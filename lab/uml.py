@@ -22,6 +22,7 @@ _INTERFACE = "vec0"
 _MEMORY_MIB = {"brokers": 1536, "zookeepers": 704}
 # Letter of a device's name; `a` is the root disk.
 _LETTERS = "bcdefghijklmnop"
+_MEMINFO = Path("/proc/meminfo")
 _RUNTIME = Path("/run/strongbox-lab")
 _GIB = 1024**3
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -61,7 +62,7 @@ class Uml:
 
     def room_for(self, hosts: Sequence[Host]) -> None:
         needed = sum(_MEMORY_MIB[host.role] for host in hosts)
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MEMINFO.read_text().splitlines()
         fields = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
         free = fields["MemAvailable"] // 1024
         if needed > free:
@@ -83,7 +84,7 @@ class Uml:
                     file.truncate(int(disk.gib * _GIB))
                 temporary.rename(disk.image)
 
-    def _letters(self, host: Host, shuffle: bool) -> dict[str, str]:
+    def letters(self, host: Host, *, shuffle: bool) -> dict[str, str]:
         """Disk name -> letter of its device; kept, so that a disk comes back as the same."""
         kept = self._folder(host) / "letters.json"
         names = [disk.name for disk in self.lab.disks(host)]
@@ -129,7 +130,7 @@ class Uml:
             )
         self._configure(host)
         tap = self._tap(host)
-        letters = self._letters(host, shuffle_disks)
+        letters = self.letters(host, shuffle=shuffle_disks)
         memory = _MEMORY_MIB[host.role]
         runtime = self._runtime(host)
         runtime.mkdir(parents=True)
@@ -145,8 +146,8 @@ class Uml:
             *(f"ubd{letters[disk.name]}={disk.image}" for disk in disks),
             f"vec0:transport=tap,ifname={tap},depth=64,gro=1,mac={mac}",
             f"hostfs={self._config(host)}", "init=/usr/lib/lab/init", f"strongbox.disks={names}",
-            f"systemd.hostname={host.name}", "selinux=0", "con=null", "ssl=null", "con0=null,fd:1", "quiet",
-            "systemd.show_status=yes",
+            f"systemd.hostname={host.name}", "systemd.show_status=yes", "selinux=0", "quiet",
+            "con=null", "ssl=null", "con0=null,fd:1",
         ]  # fmt: skip
         # The shell becomes nsenter, that the launcher, and that the kernel: one process, which
         # stays the same over reboots, and in the group from its start.
@@ -212,7 +213,7 @@ class Uml:
 
     def _device(self, host: Host, disk: Disk) -> str:
         self.init_pid(host)
-        return f"ubd{self._letters(host, shuffle=False)[disk.name]}"
+        return f"ubd{self.letters(host, shuffle=False)[disk.name]}"
 
     def plug(self, host: Host, disk: Disk) -> None:
         device = self._device(host, disk)

@@ -1,4 +1,4 @@
-"""The lab itself: hosts that are like real ones, converge, and go without a trace."""
+"""The lab with containers: hosts that are like real ones, converge, and go without a trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from lab.nspawn import Nspawn
 from lab.state import PROJECT, Lab
 
 Result = subprocess.CompletedProcess[str]
-UP = ("up", "--zookeepers", "1", "--brokers", "1")
+CONTAINERS = ("up", "--driver", "nspawn")
+UP = (*CONTAINERS, "--zookeepers", "1", "--brokers", "1")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
 
@@ -241,7 +242,7 @@ def test_a_host_that_died_is_started_and_only_that(
 
 
 def test_it_grows_and_shrinks(lab: Lab, hosts: dict[str, int]) -> None:
-    good(tool(lab, "up", "--zookeepers", "1", "--brokers", "2"))
+    good(tool(lab, *CONTAINERS, "--zookeepers", "1", "--brokers", "2"))
     assert ssh(lab, "zk1", "getent hosts kafka2").split()[0] == "10.77.0.102"
     assert ssh(lab, "kafka2", "hostname") == "kafka2\n"
     good(tool(lab, *UP))
@@ -262,7 +263,7 @@ def test_one_host_s_services_are_not_another_s(lab: Lab, hosts: dict[str, int]) 
 def test_two_labs_live_side_by_side(lab: Lab, hosts: dict[str, int]) -> None:
     other = Lab("unit2")
     try:
-        good(tool(other, "up", "--zookeepers", "1", "--brokers", "0"))
+        good(tool(other, *CONTAINERS, "--zookeepers", "1", "--brokers", "0"))
         assert lab.host("zk1").address == other.host("zk1").address
         ssh(other, "zk1", "sudo touch /srv/other")
         assert ssh(lab, "zk1", "ls /srv") == ""

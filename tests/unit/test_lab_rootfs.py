@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import rootfs
-from lab.state import Lab, plan_hosts
+from lab.state import Lab, Plan, plan_hosts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files are given to other users")
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files are given to ot
 def lab(tmp_path: Path) -> Lab:
     lab = Lab("unit", tmp_path / ".lab")
     hosts = plan_hosts(1, 1)
-    lab.write_hosts(hosts)
+    lab.write_plan(Plan("uml", 0, hosts))
     for key in (lab.key, lab.host_key("kafka1")):
         key.parent.mkdir(parents=True, exist_ok=True)
         key.write_text(f"private {key.name}\n")

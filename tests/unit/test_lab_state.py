@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import state
-from lab.state import MOST_BROKERS, MOST_ZOOKEEPERS, Host, Lab, LabError, plan_hosts
+from lab.state import MOST_BROKERS, MOST_ZOOKEEPERS, Host, Lab, LabError, Plan, plan_hosts
 
 SIZES = (st.integers(1, MOST_ZOOKEEPERS), st.integers(0, MOST_BROKERS))
 
@@ -75,8 +75,9 @@ def test_hosts_come_back_from_the_file(tmp_path: Path) -> None:
     lab = Lab("unit", tmp_path)
     assert lab.hosts() == []
     hosts = plan_hosts(1, 2)
-    lab.write_hosts(hosts)
+    lab.write_plan(Plan("uml", 2, hosts))
     assert lab.hosts() == hosts
+    assert lab.plan() == Plan("uml", 2, hosts)
     assert lab.host("kafka2") == lab.host("kafka2.lab.test") == hosts[2]
     assert lab.etc_hosts.read_text().splitlines() == [
         "127.0.0.1 localhost",
@@ -87,17 +88,31 @@ def test_hosts_come_back_from_the_file(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.new"))
 
 
+def test_disks_are_named_whatever_the_kernel_calls_them(tmp_path: Path) -> None:
+    lab = Lab("unit", tmp_path)
+    zk1, kafka1 = plan_hosts(1, 1)
+    assert lab.disks(kafka1) == []
+    lab.write_plan(Plan("uml", 2, [zk1, kafka1]))
+    assert [disk.name for disk in lab.disks(zk1)] == ["main"]
+    assert [disk.link for disk in lab.disks(kafka1)] == [
+        "/dev/disk/by-id/lab-main", "/dev/disk/by-id/lab-data1", "/dev/disk/by-id/lab-data2",
+    ]  # fmt: skip
+    assert len({disk.image for host in (zk1, kafka1) for disk in lab.disks(host)}) == 4
+    lab.write_plan(Plan("nspawn", 0, [zk1, kafka1]))
+    assert lab.disks(kafka1) == []
+
+
 def test_a_host_that_is_not_there_is_told_from_a_lab_that_is_not_up(tmp_path: Path) -> None:
     lab = Lab("unit", tmp_path)
     with pytest.raises(LabError, match="lab 'unit' is not up: start it with 'python -m lab up'"):
         lab.host("kafka1")
-    lab.write_hosts(plan_hosts(1, 1))
+    lab.write_plan(Plan("nspawn", 0, plan_hosts(1, 1)))
     with pytest.raises(LabError, match="no host 'kafka2'; 'python -m lab info' lists them"):
         lab.host("kafka2")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", '{"hosts": 1}', "[1]", json.dumps([{"name": "zk1"}]), "null"]
+    "text", ["", "[", '{"hosts": 1}', "[1]", json.dumps([{"name": "zk1"}]), "null", '{"hosts": []}']
 )
 def test_a_state_that_cannot_be_read_names_the_remedy(tmp_path: Path, text: str) -> None:
     lab = Lab("unit", tmp_path)
