@@ -8,7 +8,8 @@ export STRONGBOX_LAB ?= lab
 .PHONY: help lab lab-down test test-long check bench lock prerequisites
 
 help:
-	@echo 'make lab       six hosts with ZooKeeper and Kafka, every connection TLS; prints how to connect'
+	@echo 'make lab       six hosts with their own kernels: ZooKeeper and Kafka, every connection TLS;'
+	@echo '               prints how to connect. STRONGBOX_LAB_DRIVER=nspawn makes them containers'
 	@echo 'make lab-down  removes them without a trace'
 	@echo 'make test      every test that CI runs, on hosts of its own'
 	@echo 'make test-long the same, with all that is left out there for its time'
