@@ -18,7 +18,10 @@ from lab.state import PROJECT, Lab
 
 Result = subprocess.CompletedProcess[str]
 ROOMY = ("up", "--driver", "uml", "--zookeepers", "1", "--brokers", "1", "--data-disks", "1")
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="tap devices need root")
+pytestmark = [
+    pytest.mark.own_kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="tap devices need root"),
+]
 
 
 def tool(lab: Lab, *arguments: str, **environment: str) -> Result:
