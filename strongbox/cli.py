@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from roles.common.settings import SettingsError
 from roles.tls import authority, client_bundle, passphrase, stores
 from roles.tls.authority import AuthorityError, Keyring
 from roles.tls.leaf import LeafError
@@ -22,59 +18,29 @@ from roles.tls.plan import summary
 from roles.tls.settings import TlsSettings
 from strongbox import drift as drifting
 from strongbox.cluster import Cluster
-from strongbox.inventory import read_cluster
-from strongbox.process import no_core_dumps, take_passphrase
-
-IN_STEP, COULD_NOT_TELL, DRIFTED = 0, 1, 2
-inventory_option = click.option(
-    "-i",
-    "--inventory",
-    envvar="STRONGBOX_INVENTORY",
-    required=True,
-    help="Inventory that declares the cluster, e.g. inventories/lab.py "
-    "(or set STRONGBOX_INVENTORY).",
+from strongbox.command import (
+    COULD_NOT_TELL,
+    DRIFTED,
+    IN_STEP,
+    Commands,
+    OneLine,
+    declared,
+    inventory_option,
 )
-
-
-class OneLine(click.ClickException):
-    """An error shown as one line, exit code 1."""
-
-    def show(self, file: object = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"strongbox: {line}", err=True)
-
-
-@contextmanager
-def _usage_errors_exit_with_1() -> Iterator[None]:
-    """click's own exit code for them is 2, which here means drift."""
-    try:
-        yield
-    except click.UsageError as error:
-        error.exit_code = COULD_NOT_TELL  # type: ignore[misc]
-        raise
-
-
-class Commands(click.Group):
-    """A group of commands whose exit code is never 2 unless they say so."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        with _usage_errors_exit_with_1():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _usage_errors_exit_with_1():
-            return super().invoke(ctx)
+from strongbox.custody_cli import custody
+from strongbox.process import no_core_dumps
 
 
 @click.group(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 def main() -> None:
-    """Authorities, client identities and checks of a cluster provisioned by kafka-strongbox.
+    """Authorities, custody, client identities and checks of a cluster made by kafka-strongbox.
 
     \b
     A new cluster, in order:
       strongbox ca init -i INVENTORY             three authorities, keys encrypted on this machine
+      strongbox custody init --identity FILE     an identity that unwraps volume keys (local)
       pyinfra INVENTORY deploys/site.py          ZooKeeper and Kafka, every connection TLS
       strongbox client -i INVENTORY admin --operator   identity for administering it
       strongbox client -i INVENTORY NAME         identity for an application
@@ -83,6 +49,9 @@ def main() -> None:
     Run it in the project's folder, as pyinfra is.
     """
     no_core_dumps()
+
+
+main.add_command(custody)
 
 
 @main.command()
@@ -134,15 +103,6 @@ def settings(markdown: bool) -> None:
     Console().print(table)
 
 
-def _cluster(inventory: str) -> Cluster:
-    try:
-        cluster = read_cluster(inventory)
-    except SettingsError as error:
-        raise OneLine(str(error)) from None
-    take_passphrase(cluster)
-    return cluster
-
-
 def _tls(cluster: Cluster) -> TlsSettings:
     return next(iter(cluster.nodes.values())).tls
 
@@ -171,7 +131,7 @@ def ca_init(inventory: str) -> None:
     variable that tls_passphrase_env names (STRONGBOX_CA_PASSPHRASE). Keep a copy elsewhere: without
     it no certificate can be issued or renewed.
     """
-    cluster = _cluster(inventory)
+    cluster = declared(inventory)
     settings = _tls(cluster)
     try:
         secret = passphrase.read(settings.passphrase_source)
@@ -196,7 +156,7 @@ def ca_init(inventory: str) -> None:
 @inventory_option
 def ca_show(inventory: str) -> None:
     """Lists the authorities: generation, days left, fingerprint; needs no passphrase."""
-    cluster = _cluster(inventory)
+    cluster = declared(inventory)
     try:
         _show_authorities(authority.load(_tls(cluster).authority_dir, cluster.name))
     except AuthorityError as error:
@@ -248,7 +208,7 @@ def client(
     The folder NAME holds private keys: mode 0700, files 0600. It exists only here; hand it over by
     a safe way and delete it.
     """
-    cluster = _cluster(inventory)
+    cluster = declared(inventory)
     settings = _tls(cluster)
     port = "internal_port" if operator else "client_port"
     bootstrap = [

@@ -94,13 +94,15 @@ class Records:
             path, head, body, self._custody.unwrap(head.wrapped, head.context)
         )
 
-    def forget_before(self, context: KeyContext, epoch: int) -> None:
+    def forget_before(self, context: KeyContext, epoch: int, kind: str = "") -> None:
         """Removes records older than *epoch*: an old header with an old key undoes a rotation.
 
         Of each kind only when one of that epoch or a newer one is there: the last one never goes.
+
+        :param kind: ``recovery`` or ``header``, when only those.
         """
-        for kind in (RECOVERY, HEADER):
-            found = self._heads(replace(context, purpose=kind))
+        for each in (kind,) if kind else (RECOVERY, HEADER):
+            found = self._heads(replace(context, purpose=each))
             if found and found[0][1].epoch >= epoch:
                 self._remove([path for path, head in found if head.epoch < epoch])
 
@@ -235,6 +237,8 @@ class Records:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            # Said here, as gevent, under which pyinfra runs, closes a folder's descriptor later.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,15 @@ def test_forget_before_leaves_the_newest(records: Records) -> None:
     assert [item.epoch for item in records.recoveries(CONTEXT)] == [1], "the only one stays"
     records.forget_before(CONTEXT, 4)
     assert [item.epoch for item in records.headers(CONTEXT)] == [3]
+
+
+def test_forget_before_of_one_kind(records: Records) -> None:
+    for epoch in (1, 2):
+        records.put_recovery(CONTEXT, UUID, epoch, b"k" * 32)
+        records.put_header(CONTEXT, UUID, epoch, HEADER)
+    records.forget_before(CONTEXT, 2, "header")
+    assert [item.epoch for item in records.headers(CONTEXT)] == [2]
+    assert [item.epoch for item in records.recoveries(CONTEXT)] == [2, 1]
 
 
 def test_forget_leaves_nothing(records: Records, folder: Path) -> None:
@@ -329,6 +340,31 @@ def test_rewrap_goes_to_the_present_recipients_and_resumes(
         assert opened.open_header(CONTEXT, header.path) == HEADER
     for item in opened.recoveries(CONTEXT):
         assert alone.unwrap(item.wrapped, RECOVERY_CONTEXT) == b"k" * 32
+
+
+def test_records_under_gevent(custody: AgeCustody, folder: Path) -> None:
+    """pyinfra patches os.close: a folder's descriptor stays open until its loop runs."""
+    program = (
+        "from gevent import monkey\n"
+        "monkey.patch_all()\n"
+        "import gevent\n"
+        "gevent.get_hub()\n"
+        "from roles.custody.records import Records\n"
+        "from tests.unit.test_custody_records import CONTEXT, UUID, AgeCustody, IdentitySource\n"
+        f"records = Records({str(folder)!r}, "
+        f"AgeCustody({custody._recipients!r}, IdentitySource()))\n"
+        "for epoch in (1, 2):\n"
+        "    records.put_recovery(CONTEXT, UUID, epoch, b'k' * 32)\n"
+        "print(len(records.recoveries(CONTEXT)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert result.stdout == b"2\n"
 
 
 def test_a_record_is_plain_json(records: Records, folder: Path) -> None:
