@@ -7,7 +7,7 @@ policies can allow a host only its own, and CloudTrail shows which key was asked
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -32,13 +32,15 @@ class AwsKmsCustody:
     """
     :param key_arn: of the KMS key, region and account included; never an alias.
     :param endpoint: URL, or empty for the region's own.
+    :param old_keys: ARNs of keys under which nothing is wrapped any more, but is unwrapped.
     """
 
-    def __init__(self, key_arn: str, endpoint: str = "") -> None:
+    def __init__(self, key_arn: str, endpoint: str = "", old_keys: Sequence[str] = ()) -> None:
         self._key = key_arn
+        self._old_keys = frozenset(old_keys)
         self._endpoint = endpoint
         self._lock = RLock()
-        self._opened: KMSClient | None = None
+        self._clients: dict[str, KMSClient] = {}
 
     def __repr__(self) -> str:
         return f"AwsKmsCustody({self._key})"
@@ -62,30 +64,23 @@ class AwsKmsCustody:
         return self._wrapped("Encrypt", answer, context)
 
     def unwrap(self, wrapped: WrappedKey, context: KeyContext) -> bytes:
-        checks.scheme(wrapped, SCHEME, context)
-        if wrapped.key_id != self._key:
-            # A token may come from a disk that others can write to: it does not choose the key.
-            raise CustodyError(
-                f"the {context} was wrapped under KMS key {wrapped.key_id}, not under "
-                f"custody_kms_key ({self._key}): run `strongbox custody rewrap` for records and "
-                "deploys/rotate_volume_keys.py for volumes, or set custody_kms_key back"
-            )
-        blob = checks.ciphertext(wrapped, context)
-        with self._asking("Decrypt", context) as kms:
+        key, blob = self._known(wrapped, context), checks.ciphertext(wrapped, context)
+        with self._asking("Decrypt", context, key) as kms:
             answer = kms.decrypt(
-                KeyId=self._key, CiphertextBlob=blob, EncryptionContext=context.as_dict()
+                KeyId=key, CiphertextBlob=blob, EncryptionContext=context.as_dict()
             )
-        if answer["KeyId"] != self._key:
+        if answer["KeyId"] != key:
             raise self._odd("Decrypt", context)
         return checks.key(answer["Plaintext"], context)
 
     def rotate(self, wrapped: WrappedKey, context: KeyContext) -> WrappedKey:
-        checks.scheme(wrapped, SCHEME, context)
-        blob = checks.ciphertext(wrapped, context)
+        source, blob = self._known(wrapped, context), checks.ciphertext(wrapped, context)
+        if _region(source) != _region(self._key):
+            return self.wrap(self.unwrap(wrapped, context), context)
         with self._asking("ReEncrypt", context) as kms:
             answer = kms.re_encrypt(
                 CiphertextBlob=blob,
-                SourceKeyId=wrapped.key_id,
+                SourceKeyId=source,
                 SourceEncryptionContext=context.as_dict(),
                 DestinationKeyId=self._key,
                 DestinationEncryptionContext=context.as_dict(),
@@ -110,17 +105,34 @@ class AwsKmsCustody:
             "key: custody_kms_endpoint is not AWS KMS"
         )
 
+    def _known(self, wrapped: WrappedKey, context: KeyContext) -> str:
+        """The KMS key that it was wrapped under.
+
+        It may come from a disk that others can write to, so it does not choose the key freely.
+
+        :raises CustodyError: when that is no key of ours.
+        """
+        checks.scheme(wrapped, SCHEME, context)
+        if wrapped.key_id not in {self._key, *self._old_keys}:
+            raise CustodyError(
+                f"the {context} was wrapped under KMS key {wrapped.key_id}, which is not "
+                f"custody_kms_key ({self._key or 'not set'}): if it was before, add it to "
+                "custody_kms_old_keys until all is wrapped anew (docs/custody.md)"
+            )
+        return wrapped.key_id
+
     @contextmanager
-    def _asking(self, action: str, context: KeyContext) -> Iterator[KMSClient]:
+    def _asking(self, action: str, context: KeyContext, key: str = "") -> Iterator[KMSClient]:
+        key = key or self._key
         with quiet():
             try:
-                yield self._client()
+                yield self._client(_region(key))
             except (ClientError, BotoCoreError) as error:
-                raise kms_errors.meaning(error, f"kms:{action}", self._key, context) from None
+                raise kms_errors.meaning(error, f"kms:{action}", key, context) from None
 
-    def _client(self) -> KMSClient:
+    def _client(self, region: str) -> KMSClient:
         with self._lock:
-            if self._opened is None:
+            if region not in self._clients:
                 config = Config(
                     connect_timeout=_CONNECT_TIMEOUT,
                     read_timeout=_READ_TIMEOUT,
@@ -128,10 +140,15 @@ class AwsKmsCustody:
                     # Keys are not sent to whatever AWS_ENDPOINT_URL says.
                     ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]
                 )
-                self._opened = boto3.session.Session().client(
+                own_region = not self._key or region == _region(self._key)
+                self._clients[region] = boto3.session.Session().client(
                     "kms",
-                    region_name=self._key.split(":")[3],
-                    endpoint_url=self._endpoint or None,
+                    region_name=region,
+                    endpoint_url=self._endpoint if self._endpoint and own_region else None,
                     config=config,
                 )
-            return self._opened
+            return self._clients[region]
+
+
+def _region(arn: str) -> str:
+    return arn.split(":")[3]

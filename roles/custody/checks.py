@@ -47,8 +47,11 @@ def scheme(wrapped: WrappedKey, ours: str, context: KeyContext) -> None:
     :raises CustodyError: when another custody wrapped it.
     """
     if wrapped.scheme != ours:
-        kind = {"age": "local"}.get(wrapped.scheme, wrapped.scheme)
+        kind, keep = {
+            "age": ("local", "custody_identity_file"),
+            "aws-kms": ("aws-kms", "custody_kms_old_keys"),
+        }.get(wrapped.scheme, (wrapped.scheme, "its settings"))
         raise CustodyError(
-            f"the {context} was wrapped with custody_kind = {kind!r}, which is set otherwise now: "
-            "set it back"
+            f"the {context} was wrapped with custody_kind = {kind!r}: set {keep} until all is "
+            "wrapped anew (docs/custody.md)"
         )

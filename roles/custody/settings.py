@@ -56,6 +56,12 @@ class CustodySettings(RoleSettings):
         description="ARN of the KMS key with `aws-kms` (arn:aws:kms:REGION:ACCOUNT:key/ID): not an "
         "alias, which can come to mean another key.",
     )
+    kms_old_keys: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="ARNs of KMS keys under which keys may still be wrapped: these are unwrapped "
+        "too, while nothing new is wrapped under them. For a change of custody_kms_key.",
+    )
     kms_endpoint: str = Field(
         default="",
         description="URL of the KMS endpoint when it is not the region's own, such as a VPC's.",
@@ -76,6 +82,10 @@ class CustodySettings(RoleSettings):
         if self.kms_key and not _ARN.fullmatch(self.kms_key):
             raise ValueError(
                 "custody_kms_key: must be a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID"
+            )
+        if not all(_ARN.fullmatch(key) for key in self.kms_old_keys):
+            raise ValueError(
+                "custody_kms_old_keys: must be keys' ARNs, arn:aws:kms:REGION:ACCOUNT:key/ID"
             )
         if self.kind == "aws-kms" and not self.kms_key:
             raise ValueError("custody_kms_key: is required with custody_kind = 'aws-kms'")

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from roles.custody import aws_kms, build, kms_errors
+from roles.custody import aws_kms, build, identity, kms_errors
 from roles.custody.aws_kms import AwsKmsCustody
 from roles.custody.protocol import (
     KEY_BYTES,
@@ -79,7 +79,7 @@ def never_sent(credentials: None) -> AwsKmsCustody:
 
 @pytest.fixture
 def stubbed(never_sent: AwsKmsCustody) -> Iterator[tuple[AwsKmsCustody, Stubber]]:
-    with Stubber(never_sent._client()) as stubber:
+    with Stubber(never_sent._client(REGION)) as stubber:
         yield never_sent, stubber
 
 
@@ -107,13 +107,52 @@ def test_what_was_wrapped_comes_back_and_only_under_its_context(
 
 def test_rotation_to_another_key(aws: Any, custody: AwsKmsCustody) -> None:
     key, wrapped = custody.new_key(CONTEXT)
-    new = AwsKmsCustody(made_key(aws))
+    arn = made_key(aws)
+    new = AwsKmsCustody(arn, old_keys=(custody._key,))
     assert not new.is_current(wrapped)
-    with pytest.raises(CustodyError, match="not under custody_kms_key"):
-        new.unwrap(wrapped, CONTEXT)
+    assert new.unwrap(wrapped, CONTEXT) == key
     rotated = new.rotate(wrapped, CONTEXT)
     assert new.is_current(rotated)
     assert new.unwrap(rotated, CONTEXT) == key
+    for ask in (AwsKmsCustody(arn).unwrap, AwsKmsCustody(arn).rotate):
+        with pytest.raises(CustodyError, match="add it to custody_kms_old_keys"):
+            ask(wrapped, CONTEXT)
+
+
+def test_rotation_to_a_key_of_another_region(custody: AwsKmsCustody) -> None:
+    key, wrapped = custody.new_key(CONTEXT)
+    there = made_key(boto3.client("kms", region_name="eu-west-1"))
+    new = AwsKmsCustody(there, old_keys=(custody._key,))
+    rotated = new.rotate(wrapped, CONTEXT)
+    assert rotated.key_id == there
+    assert AwsKmsCustody(there).unwrap(rotated, CONTEXT) == key
+
+
+def test_from_local_custody_and_back(tmp_path: Path, custody: AwsKmsCustody) -> None:
+    recipient = identity.create(tmp_path / "id")
+    kms = {"custody_kms_key": custody._key}
+    age = {"custody_recipients": [recipient], "custody_identity_file": str(tmp_path / "id")}
+    local = build.custody(CustodySettings.load(age))
+    forth = build.custody(CustodySettings.load({"custody_kind": "aws-kms", **kms, **age}))
+    back = build.custody(CustodySettings.load({"custody_kms_old_keys": [custody._key], **age}))
+    key, wrapped = local.new_key(CONTEXT)
+    assert forth.unwrap(wrapped, CONTEXT) == key
+    assert not forth.is_current(wrapped)
+    with pytest.raises(CustodyError, match="is the volume key"):
+        forth.rotate(wrapped, replace(CONTEXT, host="kafka2.test"))
+    there = forth.rotate(wrapped, CONTEXT)
+    assert forth.is_current(there)
+    assert custody.unwrap(there, CONTEXT) == back.unwrap(there, CONTEXT) == key
+    assert custody.is_current(forth.rotate(there, CONTEXT))
+    again = back.rotate(there, CONTEXT)
+    assert back.is_current(again)
+    assert local.unwrap(again, CONTEXT) == key
+    for item in (forth, back):
+        made, under = item.new_key(CONTEXT)
+        assert item.is_current(under)
+        assert item.is_current(item.wrap(made, CONTEXT))
+        assert "still open" in item.describe()
+        assert "AGE-SECRET-KEY" not in repr(item)
 
 
 def test_rotation_under_the_wrong_context(custody: AwsKmsCustody) -> None:
@@ -129,7 +168,7 @@ def test_missing_key(aws: Any) -> None:
 
 def test_key_of_the_other_custody(custody: AwsKmsCustody) -> None:
     for ask in (custody.unwrap, custody.rotate):
-        with pytest.raises(CustodyError, match="custody_kind = 'local'"):
+        with pytest.raises(CustodyError, match="custody_kind = 'local': set custody_identity"):
             ask(WrappedKey("age", "sha256:…", "AAAA"), CONTEXT)
 
 
@@ -250,7 +289,10 @@ def test_endpoint_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment_does_not_choose_where_keys_go(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
         monkeypatch.setenv(name, "http://attacker.test")
-    assert AwsKmsCustody(ARN)._client().meta.endpoint_url == f"https://kms.{REGION}.amazonaws.com"
+    assert (
+        AwsKmsCustody(ARN)._client(REGION).meta.endpoint_url
+        == f"https://kms.{REGION}.amazonaws.com"
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_recipients_have_no_order() -> None:
         ({"custody_kind": "aws-kms"}, "custody_kms_key: is required"),
         ({"custody_kms_key": "alias/kafka"}, "must be a key's ARN"),
         ({"custody_kms_key": ARN.replace("key/", "alias/")}, "must be a key's ARN"),
+        ({"custody_kms_old_keys": ["alias/kafka"]}, "must be keys' ARNs"),
         ({"custody_kms_endpoint": "http://kms.example.com"}, "must be an https URL"),
         ({"custody_kms_endpoint": "https://u:{canary}@kms.example.com"}, "without path or"),
     ],
