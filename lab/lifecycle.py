@@ -56,20 +56,20 @@ def plan(
         plan_hosts(zookeepers, brokers),
     )
     _driver(wanted.driver, lab)
+    if kept is not None and (kept.driver, kept.data_disks) != (wanted.driver, wanted.data_disks):
+        raise LabError(
+            f"lab {lab.name!r} has {_kind(kept)}, asked for is {_kind(wanted)}: "
+            "'python -m lab down' first, or use another lab (--name)"
+        )
     if wanted.data_disks and wanted.driver == Nspawn.name:
         raise LabError("containers have no disks of their own: --data-disks needs --driver uml")
     if not 0 <= wanted.data_disks <= MOST_DATA_DISKS:
         raise LabError(f"a broker has 0 to {MOST_DATA_DISKS} data disks beside its main one")
-    if kept is not None:
-        has, asked = (
-            f"driver {one.driver} and {one.data_disks} data disks" for one in (kept, wanted)
-        )
-        if has != asked:
-            raise LabError(
-                f"lab {lab.name!r} has {has}, asked for is {asked}: 'python -m lab down' first, or "
-                "use another lab (--name)"
-            )
     return wanted
+
+
+def _kind(plan: Plan) -> str:
+    return f"driver {plan.driver} (data disks: {plan.data_disks})"
 
 
 def up(lab: Lab, asked: Callable[[], Plan], say: Say) -> None:

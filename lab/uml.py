@@ -217,12 +217,13 @@ class Uml:
 
     def plug(self, host: Host, disk: Disk) -> None:
         device = self._device(host, disk)
-        if self._tell(host, "config", device) != str(disk.image):
+        if not self._tell(host, "config", device):
             self._tell(host, "config", f"{device}={disk.image}")
 
     def unplug(self, host: Host, disk: Disk) -> None:
         device = self._device(host, disk)
-        self._tell(host, "remove", device)
+        if self._tell(host, "config", device):
+            self._tell(host, "remove", device)
 
     def destroy(self, host: Host) -> None:
         self._end(host)

@@ -134,7 +134,7 @@ def test_again_it_changes_nothing_and_another_driver_is_refused(lab: Lab) -> Non
     assert [good(tool(lab, "pid", host)) for host in ("zk1", "kafka1")] == before
     for asked in (["--driver", "nspawn"], ["--data-disks", "2"]):
         line = refused(tool(lab, "up", "--zookeepers", "1", "--brokers", "1", *asked))
-        assert "has driver uml and 1 data disks" in line
+        assert "has driver uml (data disks: 1), asked for is driver" in line
         assert "'python -m lab down' first" in line
     assert info(lab)["driver"] == {"name": "uml", "own_kernel": True}
 
@@ -194,7 +194,7 @@ def test_a_disk_in_use_stays_and_another_is_unplugged_and_plugged(lab: Lab) -> N
 
 def test_a_power_cut_keeps_what_was_written(lab: Lab) -> None:
     before = boot_id(lab, "zk1")
-    ssh(lab, "kafka1", "echo synced | sudo tee /srv/vault/synced >/srv/root; sudo sync")
+    ssh(lab, "kafka1", "echo synced | sudo tee /srv/vault/synced /srv/root && sudo sync")
     good(tool(lab, "cut", "kafka1"))
     good(tool(lab, "cut", "kafka1"))
     assert "kafka1 does not run" in refused(tool(lab, "pid", "kafka1"))
@@ -207,10 +207,10 @@ def test_a_power_cut_keeps_what_was_written(lab: Lab) -> None:
         ls -A /srv/vault
         cryptsetup open --key-file /run/key /dev/disk/by-id/lab-main vault
         mount /dev/mapper/vault /srv/vault
-        cat /srv/vault/file /srv/vault/synced
+        cat /srv/vault/file /srv/vault/synced /srv/root
 END""",
     )
-    assert opened.splitlines() == ["CANARY-of-the-disks", "synced"]
+    assert opened.splitlines() == ["CANARY-of-the-disks", "synced", "synced"]
     assert boot_id(lab, "zk1") == before, "only one host's power was cut"
 
 

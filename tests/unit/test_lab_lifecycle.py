@@ -215,7 +215,9 @@ def test_a_lab_keeps_driver_and_disks_and_others_are_refused(
     assert (kept.driver, kept.data_disks, len(kept.hosts)) == ("uml", 2, 4)
     assert lifecycle.driver(lab).name == "uml"
     for driver, disks in (("nspawn", 0), (None, 1)):
-        with pytest.raises(LabError, match=r"lab 'unit' has driver uml and 2 data disks.*lab down"):
+        with pytest.raises(
+            LabError, match=r"lab 'unit' has driver uml \(data disks: 2\).*lab down"
+        ):
             lifecycle.plan(lab, 1, 1, driver, disks)
 
 
