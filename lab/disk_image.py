@@ -24,6 +24,13 @@ mkdir -p /mnt/root/usr/lib/modules /mnt/root/usr/lib/lab/host
 cp -r "$modules" /mnt/root/usr/lib/modules/
 cp -r "$guest/." /mnt/root/
 chroot /mnt/root depmod "${modules##*/}"
+# Of no use to these hosts; a process costs much to start here.
+chroot /mnt/root systemctl --quiet mask \
+  modprobe@configfs.service modprobe@efi_pstore.service modprobe@fuse.service \
+  modprobe@loop.service sys-kernel-config.mount sys-fs-fuse-connections.mount \
+  sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount \
+  proc-sys-fs-binfmt_misc.automount systemd-binfmt.service systemd-network-generator.service \
+  systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-pstore.service
 # What Ctrl+Alt+Del does, which the lab presses: like the power button, not like reset.
 ln -s /lib/systemd/system/poweroff.target /mnt/root/etc/systemd/system/ctrl-alt-del.target
 mke2fs -q -t ext4 -L root -d /mnt/root "$disk" "$size"
