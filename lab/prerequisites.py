@@ -26,6 +26,12 @@ PROGRAMS = {
     "openssl": "openssl",
     "tcpdump": "tcpdump",
     "strace": "strace",
+    # What the volumes role runs on hosts; its tests run it on loop devices of this machine.
+    "cryptsetup": "cryptsetup-bin",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.ext4": "e2fsprogs",
+    "sgdisk": "gdisk",
+    "sfdisk": "fdisk",
     "java": "default-jdk-headless",
     "javac": "default-jdk-headless",
     "keytool": "default-jdk-headless",
