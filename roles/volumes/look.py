@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from roles.volumes import luks2
 from roles.volumes.plan import MountPoint, OpenMapping, Seen
@@ -15,25 +15,35 @@ _GZIP = 31  # zlib's wbits for a gzip stream
 
 @dataclass(frozen=True)
 class Looked:
-    """What a host tells of its declared volumes, and the EBS volumes that were verified there."""
+    """What a host tells of its declared volumes.
+
+    ``verified_ebs`` are ids of EBS volumes that were verified there to be encrypted; ``blocks`` are
+    the lines that are ours in fstab and crypttab, by the file's path.
+    """
 
     volumes: dict[str, Seen]
-    verified_ebs: frozenset[str]
+    verified_ebs: frozenset[str] = frozenset()
+    blocks: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def parse(lines: Sequence[str]) -> Looked:
     verified = set()
+    blocks: dict[str, list[str]] = {}
     volumes: dict[str, list[tuple[str, str]]] = {}
     current: list[tuple[str, str]] = []
     for line in lines:
         key, _, value = line.partition(" ")
         if key == "verified":
             verified.add(value)
+        elif key == "block":
+            path, _, text = value.partition(" ")
+            blocks.setdefault(path, []).append(text)
         elif key == "volume":
             current = volumes.setdefault(value, [])
         else:
             current.append((key, value))
-    return Looked({name: _seen(found) for name, found in volumes.items()}, frozenset(verified))
+    seen = {name: _seen(found) for name, found in volumes.items()}
+    return Looked(seen, frozenset(verified), blocks)
 
 
 class _Found:

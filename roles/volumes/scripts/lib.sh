@@ -1,5 +1,6 @@
 # Functions for the other scripts of this folder, which are sent with this one in front. POSIX sh.
-# Everything that looks is read-only and prints "KEY VALUE" lines, which roles/volumes/look.py reads.
+# Those that look write to no device; they print "KEY VALUE" lines, which roles/volumes/look.py reads,
+# and have variables of their own only when they are called in $(...).
 
 LC_ALL=C
 export LC_ALL PATH="$PATH:/usr/sbin:/sbin"
@@ -111,43 +112,56 @@ exclusive() { # DEVICE
     esac
 }
 
-all_zero() { [ "$(tr -d '\0' | head -c 1 | wc -c)" = 0 ]; }
-# What could not be read is not zero.
-part() { dd if="$1" bs="$2" skip="$3" count="$4" iflag=fullblock status=none 2>/dev/null || echo E; }
+part() { # DEVICE BLOCK-SIZE SKIP COUNT
+    dd if="$1" bs="$2" skip="$3" count="$4" iflag=fullblock status=none 2>/dev/null ||
+        printf '!unreadable!'
+}
+# Says whether blocks are all zero. In Perl, which every Debian has (perl-base is essential): as many
+# processes as blocks would take a minute on a slow host.
+zero() { # KEY DEVICE [FROM TO STEP SIZE]...: in each range a block of SIZE bytes every STEP bytes
+    perl -e '
+        my ($key, $device, @ranges) = @ARGV;
+        sub unreadable {
+            print "unknown $device cannot be read everywhere: is the disk failing? (dmesg)\n";
+            exit;
+        }
+        open(my $disk, "<:raw", $device) or unreadable();
+        while (my ($at, $to, $step, $size) = splice(@ranges, 0, 4)) {
+            for (; $at < $to; $at += $step) {
+                sysseek($disk, $at, 0) or unreadable();
+                my $wanted = $at + $size > $to ? $to - $at : $size;
+                my $got = sysread($disk, my $block, $wanted);
+                unreadable() unless defined $got && $got == $wanted;
+                if ($block =~ tr/\0//c) { print "$key no\n"; exit; }
+            }
+        }
+        print "$key yes\n";' "$@" || say unknown "blocks of $2 could not be read"
+}
 
 mark_of() { part "$1" 4096 $((HEAD / 4096)) 1 | tr -d '\0' | head -c 200 | tr -c '[:graph:] ' '?'; }
 
-# Blocks in equal distances behind the head, then the last 4 MiB. START (0 or 1) shifts by half the
-# distance, so that two passes read different blocks.
-tail_zero() { # DEVICE BYTES START
-    first=$((HEAD / 4096 + 1))
-    last=$(($2 / 4096))
-    step=$(((last - first) / 512))
-    [ "$step" -gt 0 ] || step=1
-    at=$((first + $3 * step / 2))
-    {
-        while [ "$at" -lt "$last" ]; do
-            part "$1" 4096 "$at" 1
-            at=$((at + step))
-        done
-        part "$1" 4096 $((last - 1024)) 1024
-        part "$1" 512 $((last * 8)) 8
-    } | all_zero
+# SAMPLES blocks in equal distances behind the head, then the last 4 MiB.
+tail_zero() { # DEVICE BYTES SAMPLES
+    first=$((HEAD + 4096))
+    step=$((($2 - first) / $3 / 4096 * 4096))
+    [ "$step" -gt 0 ] || step=4096
+    zero tail-zero "$1" "$first" "$2" "$step" 4096 $(($2 - 4194304)) "$2" 1048576 1048576
 }
 
-emptiness() { # DEVICE BYTES START
-    if part "$1" 1048576 0 16 | all_zero; then say head-zero yes; else say head-zero no; fi
+emptiness() { # DEVICE BYTES SAMPLES
+    zero head-zero "$1" 0 "$HEAD" 1048576 1048576
     mark=$(mark_of "$1")
-    case $mark in 'strongbox formatting '*) say mark "${mark#strongbox formatting }" ;; esac
-    if [ -z "$mark" ] || [ "${mark#strongbox formatting }" != "$mark" ]; then
-        if tail_zero "$1" "$2" "$3"; then say tail-zero yes; else say tail-zero no; fi
-    else
-        say tail-zero no
-    fi
+    case $mark in
+        '') tail_zero "$1" "$2" "$3" ;;
+        'strongbox formatting '*)
+            say mark "${mark#strongbox formatting }"
+            tail_zero "$1" "$2" "$3" ;;
+        *) say tail-zero no ;;
+    esac
 }
 
 # All about a device itself.
-look_device() { # DEVICE START
+look_device() { # DEVICE SAMPLES
     real=$(readlink -f -- "$1") || real=
     if [ ! -b "$real" ]; then say absent "$1"; return; fi
     k=$(kernel_name "$real")
@@ -183,7 +197,7 @@ look_device() { # DEVICE START
         listed_in /etc/fstab 1 "$each"
         listed_in /etc/crypttab 2 "$each"
     done
-    if ! part "$real" 4096 0 1 | wc -c | grep -qx 4096; then
+    if [ "$(part "$real" 4096 0 1 | wc -c)" != 4096 ]; then
         say unknown "$real cannot be read: is the disk failing or gone? (dmesg)"
         return
     fi
@@ -249,15 +263,15 @@ lock() { # DEVICE
 }
 
 gone() { # DEVICE NAME DOING
-    part "$1" 4096 0 1 2>/dev/null | wc -c | grep -qx 4096 ||
+    [ "$(part "$1" 4096 0 1 | wc -c)" = 4096 ] ||
         die "$2: the disk vanished while $3 (dmesg says why): bring it back, then run again"
     die "$2: $3 failed; see above"
 }
 
 has() { printf '%s\n' "$seen" | grep -qxF -- "$1"; }
 hasno() { # KEY...
-    for key; do
-        ! printf '%s\n' "$seen" | grep -q -- "^$key " ||
-            die "$device: $(printf '%s\n' "$seen" | grep -- "^$key " | head -n 1): not formatted"
+    for not; do
+        ! printf '%s\n' "$seen" | grep -q -- "^$not " ||
+            die "$device: $(printf '%s\n' "$seen" | grep -- "^$not " | head -n 1): not formatted"
     done
 }

@@ -6,9 +6,13 @@ if [ -r /etc/strongbox/ebs-verified ]; then
             sed -nE 's/^(vol-[0-9a-f]+) .*/verified \1/p' /etc/strongbox/ebs-verified ;;
     esac
 fi
+for file in /etc/fstab /etc/crypttab; do
+    [ ! -r "$file" ] || sed -n "/^$BLOCK_BEGIN\$/,/^$BLOCK_END\$/p" "$file" |
+        sed "/^$BLOCK_BEGIN\$/d; /^$BLOCK_END\$/d; s|^|block $file |"
+done
 while [ $# -ge 4 ]; do
     say volume "$1"
-    look_device "$2" 0
+    look_device "$2" 1024
     look_mapping "$3"
     ! fields /etc/crypttab 1 | grep -qxF -- "$3" || say conflict /etc/crypttab
     look_mount "$4"

@@ -1,0 +1,186 @@
+"""Formats, opens and mounts volumes: the plan's steps as commands on the host."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+
+from pyinfra import host, state
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.operation import operation
+
+from roles.common.operations import Commands, known, refuse, show_diff, showing_changes
+from roles.common.readings import forget, recall, remember
+from roles.custody.protocol import CustodyError
+from roles.volumes import files, plan, scripts
+from roles.volumes.facts import VolumesState
+from roles.volumes.files import VolumesHost
+from roles.volumes.look import Looked
+from roles.volumes.plan import Action, Refusal, Seen, Step, Wanted, Why
+from roles.volumes.token import Token
+
+_WHY = {Why.EMPTY: "empty", Why.INTERRUPTED: "interrupted", Why.WIPE_CONFIRMED: "wipe"}
+# As cryptsetup's options name what crypttab's options do.
+_OPEN_OPTIONS = {
+    "discard": "--allow-discards",
+    "no-read-workqueue": "--perf-no_read_workqueue",
+    "no-write-workqueue": "--perf-no_write_workqueue",
+}
+_STATE = "volumes"
+
+
+def observe(volumes: VolumesHost) -> Looked:
+    """All that the present host tells of its volumes."""
+    asked = [(item.name, item.settings.device, item.mapping, item.mount) for item in volumes.wanted]
+    looked = known(host.get_fact(VolumesState, volumes=asked), "the state of the volumes")
+    remember(_STATE, looked)
+    return looked
+
+
+def planned(volumes: VolumesHost, looked: Looked) -> dict[str, list[Step]]:
+    """Steps for each volume; stops the run when any of them is refused."""
+    found = plan.plan_host(
+        volumes.wanted,
+        looked.volumes,
+        volumes.ours,
+        looked.verified_ebs,
+        volumes.settings.wipe_confirm,
+    )
+    refusals = [str(item) for item in found.values() if isinstance(item, Refusal)]
+    if refusals:
+        raise refuse("; ".join(refusals))
+    return {name: item for name, item in found.items() if not isinstance(item, Refusal)}
+
+
+def refuse_while_locked(volumes: VolumesHost) -> None:
+    """While a run is planned: data that cannot be seen must not be taken for data that is gone."""
+    steps = planned(volumes, observe(volumes))
+    locked = [repr(name) for name, found in steps.items() if plan.needs_unlocking(found)]
+    if locked:
+        raise refuse(
+            f"closed: volume {', '.join(locked)}: run pyinfra INVENTORY deploys/unlock.py first"
+        )
+
+
+@operation()
+def mounted_volumes(volumes: VolumesHost, set_up: bool = True) -> Commands:
+    """
+    Brings every declared volume to be open and mounted, and what is to happen at boot up to date.
+
+    A disk is formatted only when it is unmistakably empty; see `roles.volumes.plan`. Custody is
+    asked for keys only while this runs, never while it is planned.
+
+    + volumes: the host's volumes
+    + set_up: whether new volumes may be set up; otherwise only those that are there are opened
+    """
+    looked = recall(_STATE)
+    steps = planned(volumes, looked) if looked else {}
+    blocks = _blocks(volumes, looked) if looked else {}
+    if not looked or any(steps.values()) or blocks:
+        looked = observe(volumes)
+        steps, blocks = planned(volumes, looked), _blocks(volumes, looked)
+    new = [repr(name) for name, found in steps.items() if plan.is_first_setup(found)]
+    if new and not set_up:
+        raise refuse(f"volume {', '.join(new)} was never set up: run deploys/site.py")
+    if not any(steps.values()) and not blocks:
+        host.noop("volumes are mounted")
+        return
+    forget()
+    if showing_changes():
+        _describe(volumes, looked, steps, blocks)
+    if not state.is_executing:
+        yield StringCommand("true")  # that something changes is all that planning needs to know
+        return
+    for item in volumes.wanted:
+        yield from _do(volumes, item, looked.volumes[item.name], steps[item.name])
+    for path, lines in blocks.items():
+        yield _script("block", path, stdin="\n".join(lines))
+
+
+def _describe(
+    volumes: VolumesHost,
+    looked: Looked,
+    steps: Mapping[str, list[Step]],
+    blocks: Mapping[str, list[str]],
+) -> None:
+    for item in volumes.wanted:
+        for line in plan.described(item, steps[item.name], looked.volumes[item.name]):
+            host.log(line)
+    for path, lines in blocks.items():
+        host.log(f"{path}: the lines of the volumes")
+        if state.config.DIFF:
+            show_diff(path, looked.blocks.get(path, []), lines)
+
+
+def _blocks(volumes: VolumesHost, looked: Looked) -> dict[str, list[str]]:
+    """New lines of our block of fstab and crypttab, where they differ."""
+    rotational = {name: seen.rotational for name, seen in looked.volumes.items()}
+    lines = {
+        files.FSTAB: files.fstab(volumes),
+        files.CRYPTTAB: files.crypttab(volumes, rotational),
+    }
+    return {path: new for path, new in lines.items() if new != looked.blocks.get(path, [])}
+
+
+def _do(
+    volumes: VolumesHost, item: Wanted, seen: Seen, steps: list[Step]
+) -> Iterator[StringCommand]:
+    key: str | None = None  # of a volume that is formatted in this run, base64
+    device = item.settings.device
+    new_label = plan.new_label(item.name)
+    for step in steps:
+        match step.action:
+            case Action.REPAIR:
+                yield _script("repair", device, item.uuid)
+            case Action.CLOSE:
+                yield _script("close", device, item.uuid, new_label, item.mapping)
+            case Action.FORMAT:
+                key, token = _new_key(volumes, item)
+                low, high = item.settings.min_gib * plan.GIB, item.settings.max_gib * plan.GIB
+                yield _script(
+                    "format", _WHY[step.why], device, item.uuid, new_label, item.mapping,
+                    seen.serial, str(round(low)), str(round(high)),
+                    stdin=f"{key}\n{token.to_json()}",
+                )  # fmt: skip
+            case Action.OPEN:
+                key = key or _key(volumes, item, step.token)
+                flags = plan.flags(item.settings, seen.rotational)
+                options = [_OPEN_OPTIONS[flag] for flag in flags]
+                yield _script("open", device, item.uuid, item.mapping, *options, stdin=key)
+            case Action.MAKE_FILESYSTEM:
+                luks = (new_label, item.mapping, item.settings.filesystem, "-")
+                ebs = ("-", "-", item.settings.filesystem, item.uuid)
+                yield _script("mkfs", device, item.uuid, *(luks if item.is_luks else ebs))
+            case Action.MOUNT | Action.REMOUNT:
+                source = f"/dev/mapper/{item.mapping}" if item.is_luks else device
+                yield _script("mount", item.name, source, item.mount, item.settings.filesystem)
+            case Action.FINISH:
+                yield _script("finish", device, item.uuid, item.label, item.mount, item.mapping)
+
+
+def _new_key(volumes: VolumesHost, item: Wanted) -> tuple[str, Token]:
+    try:
+        key, wrapped = volumes.custody().new_key(volumes.context(item.name))
+    except CustodyError as error:
+        raise refuse(f"volume {item.name!r}: no key for it: {error}") from None
+    return base64.b64encode(key).decode(), Token(0, 1, wrapped)
+
+
+def _key(volumes: VolumesHost, item: Wanted, token: Token | None) -> str:
+    assert token is not None and token.wrapped is not None
+    try:
+        key = volumes.custody().unwrap(token.wrapped, volumes.context(item.name))
+    except CustodyError as error:
+        raise refuse(f"volume {item.name!r} stays closed: {error}") from None
+    return base64.b64encode(key).decode()
+
+
+def _script(name: str, *arguments: str, stdin: str = "") -> StringCommand:
+    """Secrets are given as *stdin* only: it is in no list of processes and in no output."""
+    return StringCommand(
+        "sh -c",
+        QuoteString(scripts.text(name)),
+        name,
+        *(QuoteString(argument) for argument in arguments),
+        _stdin=stdin,
+    )
