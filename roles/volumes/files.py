@@ -119,26 +119,27 @@ def fstab(host: VolumesHost) -> list[str]:
     return lines
 
 
-def guard_lines(host: VolumesHost, folders: Sequence[str]) -> dict[str, list[str]]:
-    """Lines of a systemd unit that must not start without its volumes, by section.
+def guard(host: VolumesHost, folders: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Mount points without which a systemd unit must not start, and the command that refuses its
+    start (``ExecStartPre=+``), for a unit that writes to these folders.
 
-    Volumes that are mounted at boot are waited for. On those that the controller opens the unit
-    stays quietly inactive after a reboot, until deploys/unlock.py starts it. Whatever the unit was
-    started by, the guard then looks at the devices behind the folders.
-
-    :param folders: all that the unit writes to.
+    The unit says ``RequiresMountsFor=`` and ``ConditionPathIsMountPoint=`` of the mount points:
+    volumes that are mounted at boot are waited for; without those that the controller opens the
+    unit stays quietly inactive until deploys/unlock.py starts it.
     """
     if host.settings.unencrypted:
-        return {"Unit": [], "Service": []}
-    used = [
-        item
+        return (), ""
+    mounts = [
+        item.mount
         for item in host.wanted
         if any(f"{folder}/".startswith(f"{item.mount}/") for folder in folders)
     ]
-    unit = []
-    for item in used:
-        if item.is_luks and host.settings.unlock == "controller":
-            unit.append(f"ConditionPathIsMountPoint={item.mount}")
-        else:
-            unit.append(f"RequiresMountsFor={item.mount}")
-    return {"Unit": unit, "Service": [f"ExecStartPre=+{GUARD} {' '.join(folders)}"]}
+    return tuple(mounts), f"{GUARD} {' '.join(folders)}"
+
+
+def packages(settings: VolumesSettings) -> tuple[str, ...]:
+    """Debian packages that the host needs for its volumes."""
+    volumes = settings.layout.values()
+    found = ["cryptsetup-bin"] if any(item.encryption == "luks" for item in volumes) else []
+    found += ["xfsprogs"] if any(item.filesystem == "xfs" for item in volumes) else []
+    return tuple(found)
