@@ -11,6 +11,7 @@ from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.kafka import deploy as kafka
 from roles.tls.deploy import distribute_stores, remove_old_stores
+from roles.volumes import deploy as volumes
 from roles.zookeeper import deploy as zookeeper
 from strongbox.site import site
 
@@ -18,6 +19,7 @@ begin()
 here = site(state.strongbox_cluster, host.name)
 
 prepare_host(here.base)
+volumes.provision(here.volumes)
 make_folders(here.base)
 barrier(name="barrier: hosts are prepared", label="hosts are prepared")
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lab import lifecycle, network, prerequisites
 from lab.describe import describe
-from lab.state import MOST_DATA_DISKS, PROJECT, USER, Lab, LabError, current
+from lab.state import MOST_DATA_DISKS, PROJECT, USER, Host, Lab, LabError, current
 
 _BEGAN = time.monotonic()
 
@@ -251,8 +251,13 @@ def run(
     lifecycle.up(lab, lambda: lifecycle.plan(lab, zookeepers, brokers, driver, data_disks), say)
     strongbox = [sys.executable, "-m", "strongbox"]
     inventory = "inventories/lab.py"
+    if not lab.identity.exists():
+        _step("custody", *strongbox, "custody", "init", "--identity", str(lab.identity))
     _step("authorities", *strongbox, "ca", "init", "-i", inventory)
-    _step("provisioning", sys.executable, "-m", "pyinfra", "-y", inventory, "deploys/site.py")
+    pyinfra = [sys.executable, "-m", "pyinfra", "-y", inventory]
+    if any(_is_closed(lab, host) for host in lab.hosts() if lab.disks(host)):
+        _step("unlocking", *pyinfra, "deploys/unlock.py")
+    _step("provisioning", *pyinfra, "deploys/site.py")
     for name, options in (("admin", ["--operator"]), ("demo", [])):
         if not (lab.clients / name).is_dir():
             _step(f"identity {name}", *strongbox, "client", "-i", inventory, name,
@@ -276,6 +281,16 @@ def run(
         "  pyinfra inventories/lab.py deploys/site.py --dry --diff\n"
         "  strongbox drift inventories/lab.py deploys/site.py"
     )
+
+
+def _is_closed(lab: Lab, host: Host) -> bool:
+    """Whether the host has volumes that were set up, and has booted since."""
+    script = "! test -e /etc/strongbox/volumes || mountpoint -q /srv/strongbox || echo closed"
+    said = subprocess.run(
+        ssh_command(lab, host.name, script), stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    return said.stdout.strip() == "closed"
 
 
 def _step(what: str, *command: str) -> None:

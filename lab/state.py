@@ -135,6 +135,25 @@ class Lab:
         return self.folder / "ca-passphrase"
 
     @property
+    def identity(self) -> Path:
+        """The age identity that unwraps the volumes' keys."""
+        return self.folder / "custody-identity"
+
+    @property
+    def recipient(self) -> str:
+        """Whom keys are wrapped to; empty before `lab run` has made an identity."""
+        try:
+            first = self.identity.read_text().splitlines()[0]
+        except (FileNotFoundError, IndexError):
+            return ""
+        return first.removeprefix("# public key: ")
+
+    @property
+    def records(self) -> Path:
+        """Wrapped recovery keys and sealed header backups."""
+        return self.folder / "custody"
+
+    @property
     def authority_dir(self) -> Path:
         return self.folder / "ca"
 

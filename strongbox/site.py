@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from roles.common import archive
 from roles.common.archive import Archive, ArchiveError
 from roles.common.deploy import HostBase
+from roles.common.guard import UnitGuard
 from roles.common.settings import SettingsError
+from roles.custody.build import custody
+from roles.custody.protocol import Custody
+from roles.custody.settings import CustodySettings
 from roles.kafka import files as kafka_files
 from roles.kafka.files import BrokerHost
 from roles.tls import leaf, stores
 from roles.tls.deploy import stores_due, stores_usable
 from roles.tls.plan import HostCertificates
+from roles.volumes import files as volumes_files
+from roles.volumes.files import VolumesHost
+from roles.volumes.operations import was_closed
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
 from strongbox.cluster import Cluster, Node
@@ -34,6 +41,8 @@ class HostSite:
     broker: BrokerHost | None
     ensemble: Mapping[str, ZookeeperHost]
     brokers: Mapping[str, BrokerHost]
+    volumes: VolumesHost
+    was_closed: Callable[[str], bool]
     stores_due: Callable[[str], bool]
     stores_usable: Callable[[str], bool]
 
@@ -46,13 +55,15 @@ def site(cluster: Cluster, name: str) -> HostSite:
     ensemble = {item: _zookeeper(cluster, cluster.nodes[item]) for item in cluster.zookeepers}
     brokers = {item: _broker(cluster, cluster.nodes[item]) for item in cluster.brokers}
     return HostSite(
-        base=_base(node, ensemble.get(name), brokers.get(name)),
+        base=_base(cluster, node, ensemble.get(name), brokers.get(name)),
         certificates=_certificates(cluster, node),
         archive=_archive(node),
         zookeeper=ensemble.get(name),
         broker=brokers.get(name),
         ensemble=ensemble,
         brokers=brokers,
+        volumes=_volumes(cluster, node),
+        was_closed=lambda other: was_closed(other, _volumes(cluster, cluster.nodes[other])),
         stores_due=partial(_ask, stores_due, cluster),
         stores_usable=partial(_ask, stores_usable, cluster),
     )
@@ -85,17 +96,24 @@ def archive_problems(cluster: Cluster) -> list[str]:
     return [f"{', '.join(names)}: {problem}" for problem, names in hosts.items()]
 
 
-def _base(node: Node, zookeeper: ZookeeperHost | None, broker: BrokerHost | None) -> HostBase:
+def _base(
+    cluster: Cluster, node: Node, zookeeper: ZookeeperHost | None, broker: BrokerHost | None
+) -> HostBase:
     role = zookeeper_files if node.zookeeper else kafka_files
-    directories = role.directories(node.common.base_dir)
+    directories = (
+        kafka_files.directories(node.common.base_dir, _data_volumes(node))
+        if node.kafka
+        else zookeeper_files.directories(node.common.base_dir)
+    )
     wanted = [
         *directories,
         *(zookeeper_files.wanted(zookeeper) if zookeeper else ()),
         *(kafka_files.wanted(broker) if broker else ()),
+        *(() if node.volumes.unencrypted else volumes_files.wanted(_volumes(cluster, node))),
     ]
     paths = dict.fromkeys(item.path for item in wanted)
     return HostBase(
-        packages=node.common.packages,
+        packages=[*node.common.packages, *volumes_files.packages(node.volumes)],
         accounts=(role.USER,),
         directories=directories,
         paths=[*paths, _archive(node).libs],
@@ -119,7 +137,38 @@ def _zookeeper(cluster: Cluster, node: Node) -> ZookeeperHost:
         },
         store=_paths(node, layout.tls, zookeeper_files.STORE),
         software=_archive(node).directory,
+        guard=_guard(cluster, node, layout.root),
     )
+
+
+@cache
+def _custody(settings: CustodySettings) -> Custody:
+    """One for all hosts, as it reads an operator's identity once."""
+    return custody(settings)
+
+
+def _volumes(cluster: Cluster, node: Node) -> VolumesHost:
+    return VolumesHost(
+        cluster=cluster.name,
+        hostname=node.common.hostname,
+        base_dir=node.common.base_dir,
+        settings=node.volumes,
+        custody=partial(_custody, node.custody),
+        ours=volumes_files.known_volumes(
+            cluster.name, {item.common.hostname: item.volumes for item in cluster.nodes.values()}
+        ),
+    )
+
+
+def _guard(cluster: Cluster, node: Node, *folders: str) -> UnitGuard | None:
+    if node.volumes.unencrypted:
+        return None
+    return UnitGuard(*volumes_files.guard(_volumes(cluster, node), folders))
+
+
+def _data_volumes(node: Node) -> list[str]:
+    base_dir = node.common.base_dir
+    return [node.volumes.mount_point(name, base_dir) for name in node.volumes.data_volumes]
 
 
 def _broker(cluster: Cluster, node: Node) -> BrokerHost:
@@ -144,7 +193,10 @@ def _broker(cluster: Cluster, node: Node) -> BrokerHost:
             zookeeper=_paths(node, tls, "zookeeper"),
         ),
         software=_archive(node).directory,
-    )
+        guard=_guard(cluster, node, kafka_files.Layout(node.common.base_dir).root,
+                     *(f"{mount}/kafka" for mount in _data_volumes(node))),
+        data_volumes=_data_volumes(node),
+    )  # fmt: skip
 
 
 def _certificates(cluster: Cluster, node: Node) -> HostCertificates:

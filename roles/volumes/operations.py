@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 
-from pyinfra import host, state
+from pyinfra import host, inventory, state
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.operation import operation
 
-from roles.common.operations import Commands, known, refuse, show_diff, showing_changes
+from roles.common.operations import Commands, known, once, refuse, show_diff, showing_changes
 from roles.common.readings import forget, recall, remember
 from roles.custody.protocol import CustodyError
 from roles.volumes import files, plan, scripts
@@ -31,10 +31,13 @@ _STATE = "volumes"
 
 def observe(volumes: VolumesHost) -> Looked:
     """All that the present host tells of its volumes."""
-    asked = [(item.name, item.settings.device, item.mapping, item.mount) for item in volumes.wanted]
-    looked = known(host.get_fact(VolumesState, volumes=asked), "the state of the volumes")
+    looked = known(host.get_fact(VolumesState, volumes=_asked(volumes)), "the state of the volumes")
     remember(_STATE, looked)
     return looked
+
+
+def _asked(volumes: VolumesHost) -> list[tuple[str, str, str, str]]:
+    return [(item.name, item.settings.device, item.mapping, item.mount) for item in volumes.wanted]
 
 
 def planned(volumes: VolumesHost, looked: Looked) -> dict[str, list[Step]]:
@@ -60,6 +63,24 @@ def refuse_while_locked(volumes: VolumesHost) -> None:
         raise refuse(
             f"closed: volume {', '.join(locked)}: run pyinfra INVENTORY deploys/unlock.py first"
         )
+
+
+def was_closed(name: str, volumes: VolumesHost) -> bool:
+    """Whether, when the run was planned, a volume of the host of that name was set up but closed.
+
+    :param volumes: that host's.
+    """
+    if volumes.settings.unencrypted:
+        return False
+
+    def look() -> bool:
+        looked = known(
+            inventory.get_host(name).get_fact(VolumesState, volumes=_asked(volumes)),
+            f"the state of the volumes of {name}",
+        )
+        return any(plan.needs_unlocking(steps) for steps in planned(volumes, looked).values())
+
+    return once(f"volumes of {name}", look)
 
 
 @operation()

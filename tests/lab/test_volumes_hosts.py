@@ -143,7 +143,7 @@ def _volume_key(cluster: Cluster, host: str) -> bytes:
     wrapped = next(item.wrapped for item in found if item is not None and item.wrapped)
     name = next(item["fqdn"] for item in cluster.info["hosts"] if item["name"] == host)
     settings = CustodySettings(
-        recipients=(cluster.lab.recipient.read_text().strip(),),
+        recipients=(cluster.lab.recipient,),
         identity_file=str(cluster.lab.identity),
     )
     return custody(settings).unwrap(wrapped, KeyContext("lab", name, "main", "volume"))
