@@ -36,6 +36,15 @@ def _volumes(item: _state.Host) -> dict[str, object]:
     }
 
 
+_count = sum(_item.role == "brokers" for _item in _hosts)
+# A lab with fewer brokers than production has copies has fewer copies.
+_small_lab: dict[str, object] = (
+    {"kafka_default_replication_factor": _count, "kafka_min_insync_replicas": 1}
+    if 0 < _count < 3
+    else {}
+)
+
+
 def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
     identifier = "zookeeper_id" if item.role == "zookeepers" else "kafka_broker_id"
     return (
@@ -54,7 +63,8 @@ def _host(item: _state.Host) -> tuple[str, dict[str, object]]:
             "common_hostname": item.fqdn,
             "common_addresses": [item.address],
         }
-        | _volumes(item),
+        | _volumes(item)
+        | (_small_lab if item.role == "brokers" else {}),
     )
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from lab import lifecycle, network, prerequisites
 from lab.describe import describe
 from lab.state import MOST_DATA_DISKS, PROJECT, USER, Host, Lab, LabError, current
+from roles.custody import identity
 
 _BEGAN = time.monotonic()
 
@@ -252,7 +253,8 @@ def run(
     strongbox = [sys.executable, "-m", "strongbox"]
     inventory = "inventories/lab.py"
     if not lab.identity.exists():
-        _step("custody", *strongbox, "custody", "init", "--identity", str(lab.identity))
+        say("an operator's identity, for which the volumes' keys will be wrapped")
+        identity.create(lab.identity)
     _step("authorities", *strongbox, "ca", "init", "-i", inventory)
     pyinfra = [sys.executable, "-m", "pyinfra", "-y", inventory]
     if any(_is_closed(lab, host) for host in lab.hosts() if lab.disks(host)):
