@@ -40,7 +40,7 @@ _count = sum(_item.role == "brokers" for _item in _hosts)
 # A lab with fewer brokers than production has copies has fewer copies.
 _small_lab: dict[str, object] = (
     {"kafka_default_replication_factor": _count, "kafka_min_insync_replicas": 1}
-    if 0 < _count < 3
+    if _count == 2
     else {}
 )
 
