@@ -39,7 +39,11 @@ def _volumes(item: _state.Host) -> dict[str, object]:
 _count = sum(_item.role == "brokers" for _item in _hosts)
 # A lab with fewer brokers than production has copies has fewer copies.
 _small_lab: dict[str, object] = (
-    {"kafka_default_replication_factor": _count, "kafka_min_insync_replicas": 1}
+    {
+        "kafka_default_replication_factor": 2,
+        "kafka_min_insync_replicas": 1,
+        "kafka_allow_acks_from_one_copy": True,
+    }
     if _count == 2
     else {}
 )
