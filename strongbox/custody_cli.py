@@ -109,7 +109,7 @@ def recover(inventory: str, host: str, volume: str, epoch: int | None, yes_print
     On the host (rescue system or not):
       cryptsetup open /dev/disk/by-label/strongbox-VOLUME strongbox-VOLUME
     and type it, dashes included. Whoever sees it can open the disk: rotate it afterwards with
-    deploys/rotate_volume_keys.py.
+    deploys/rotate_volume_keys.py --data volumes_rotate=recovery.
     """
     cluster = declared(inventory)
     settings = _settings(cluster)
@@ -143,8 +143,8 @@ def rewrap(inventory: str) -> None:
     """Wraps all records under the present recipients or KMS key.
 
     Run it after a change of custody_recipients or custody_kms_key; it can be stopped and run again
-    at any time. Recipients who left could have kept what they could read: give the volumes new keys
-    with deploys/rotate_volume_keys.py, which also renews what the hosts keep.
+    at any time. What the hosts keep is renewed by deploys/rotate_volume_keys.py. Recipients who
+    left could have kept what they could read: run it with --data volumes_rotate=all for them.
     """
     cluster = declared(inventory)
     settings = _settings(cluster)

@@ -6,7 +6,6 @@ An identity's file is as age-keygen writes it: lines with ``AGE-SECRET-KEY-1…`
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from pathlib import Path
 
 from pyrage import IdentityError, x25519
 
-from roles.common import secret_source
-from roles.common.files import sync_folder
+from roles.common import files, secret_source
 from roles.common.secret_source import SecretError
 from roles.custody.protocol import CustodyError
 
@@ -105,13 +103,7 @@ def create(path: Path) -> str:
     recipient = str(identity.to_public())
     text = f"# public key: {recipient}\n{identity}\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        sync_folder(path.parent)
+        files.write_new(path, text.encode())
     except FileExistsError:
         raise CustodyError(
             f"{path} exists: an identity is never overwritten, as all it can unwrap would be lost"

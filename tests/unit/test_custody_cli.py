@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from click.testing import CliRunner, Result
+from moto.server import ThreadedMotoServer
 
 from roles.custody import identity, recovery
 from roles.custody.age import AgeCustody
+from roles.custody.aws_kms import AwsKmsCustody
 from roles.custody.identity import IdentitySource
 from roles.custody.protocol import KeyContext
 from roles.custody.records import Records
@@ -139,25 +142,64 @@ def test_recover_prints_only_what_it_is_told_to(site: Site) -> None:
     assert older.stdout == f"{keys[1].reveal()}\n"
 
 
-def test_recover_on_a_terminal(site: Site) -> None:
+def on_a_terminal(site: Site, **environment: str) -> str:
+    """What a person sees of `recover zk1 main`, run as its own process."""
     lines = [
         f"{group} = {[(name, it.data) for name, it in site.hosts.items() if group in it.groups]!r}"
         for group in ("zookeepers", "brokers")
     ]
     (site.folder / "cluster.py").write_text("\n".join(lines))
-    key = recovery.generate()
-    records = Records("custody", site.custody(*site.settings["custody_recipients"]))
-    records.put_recovery(CONTEXT, UUID, 1, key.passphrase)
     ours, theirs = os.openpty()
     words = [sys.executable, "-m", "strongbox", "custody", "recover", "-i", "cluster.py"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     result = subprocess.run(
-        [*words, "zk1", "main"], stdout=theirs, stderr=subprocess.PIPE, env=environment
+        [*words, "zk1", "main"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)} | environment,
+        timeout=60,
     )
     os.close(theirs)
     assert result.returncode == 0, result.stderr
-    assert os.read(ours, 4096).decode().strip() == key.reveal()
+    shown = os.read(ours, 4096).decode()
     os.close(ours)
+    return shown.strip()
+
+
+def test_recover_on_a_terminal(site: Site) -> None:
+    key = recovery.generate()
+    records = Records("custody", site.custody(*site.settings["custody_recipients"]))
+    records.put_recovery(CONTEXT, UUID, 1, key.passphrase)
+    assert on_a_terminal(site) == key.reveal()
+
+
+def test_recover_through_kms(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, since pyinfra patches ssl, which boto3 has to come after."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_CONFIG_FILE": "/absent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/absent",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        client = boto3.client("kms", region_name="eu-central-1", endpoint_url=endpoint)
+        arn = client.create_key()["KeyMetadata"]["Arn"]
+        key = recovery.generate()
+        records = Records("custody", AwsKmsCustody(arn, endpoint))
+        records.put_recovery(CONTEXT, UUID, 1, key.passphrase)
+        site.settings = {
+            "custody_kind": "aws-kms",
+            "custody_kms_key": arn,
+            "custody_kms_endpoint": endpoint,
+        }
+        site.write()
+        assert on_a_terminal(site, **environment) == key.reveal()
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
