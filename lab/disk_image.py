@@ -61,11 +61,12 @@ def name() -> str:
 
 def build(images: Path, say: Callable[[str], None]) -> Path:
     """The disk's file; made when this recipe has none yet. A broken build leaves nothing."""
-    root = image.build(images, say)
     disk = images / name()
+    root = image.build(images, say)
     with image.lock(images, say):
         if not disk.exists():
             say("making the hosts' root disk (once, a few seconds)")
+            image.remove_unused(images, disk.name)
             temporary = disk.with_suffix(".new")
             try:
                 _make(root, temporary)

@@ -109,9 +109,16 @@ def used(images: Path) -> dict[str, list[str]]:
     return found
 
 
-def remove_unused(images: Path) -> None:
-    """Removes images that no host was made from, and what an interrupted build has left."""
-    kept = used(images)
+def remove_unused(images: Path, *needed: str) -> None:
+    """Removes images that no host was made from, and what an interrupted build has left.
+
+    A disk image (`lab.disk_image`) is named after the key of the image it was made from, and keeps
+    that too.
+
+    :param needed: names of images that stay all the same.
+    """
+    kept = {*used(images), *needed}
+    kept |= {name.partition("-")[0] for name in kept}
     for item in images.iterdir():
         if item.name not in kept:
             if item.is_dir():

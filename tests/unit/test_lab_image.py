@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab import image
+from lab import disk_image, image
 from lab.state import LabError
 
 
@@ -106,8 +106,70 @@ def test_purging_keeps_what_another_lab_runs_from(images: Path, commands: list[l
     image.purge(images, said.append)
 
 
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with the modules of an installed kernel."""
+    modules = tmp_path / "modules"
+    (modules / "6.1.0").mkdir(parents=True)
+    monkeypatch.setattr(disk_image, "MODULES", modules)
+    monkeypatch.setattr(disk_image, "_make", lambda root, disk: disk.write_text(root.name))
+    return modules
+
+
+def test_a_disk_is_made_once_from_the_image_and_again_for_another_kernel(
+    images: Path, commands: list[list[str]], kernel: Path
+) -> None:
+    first = disk_image.build(images, print)
+    assert first.read_text() == image.key()
+    first.write_text("kept")
+    assert disk_image.build(images, print).read_text() == "kept"
+    (kernel / "6.1.0").rename(kernel / "6.1.1")
+    second = disk_image.build(images, print)
+    assert {item.name for item in images.iterdir()} == {image.key(), second.name}
+    assert len(commands) == 1, "the image itself is the same"
+
+
+def test_a_disk_that_hosts_run_from_stays_with_its_image(
+    images: Path, commands: list[list[str]], kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = disk_image.build(images, print)
+    host(images, "one", "zk1", disk.name)
+    monkeypatch.setattr(image, "PACKAGES", (*image.PACKAGES, "strace"))
+    disk_image.build(images, print)
+    said: list[str] = []
+    image.purge(images, said.append)
+    assert said == [f"image {disk.name} stays: used by lab one"]
+    assert {item.name for item in images.iterdir()} == {disk.name, disk.name.partition("-")[0]}
+
+
+def test_a_disk_that_could_not_be_made_leaves_nothing(
+    images: Path, commands: list[list[str]], kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(root: Path, disk: Path) -> None:
+        disk.write_text("half")
+        raise LabError("no space left")
+
+    monkeypatch.setattr(disk_image, "_make", fail)
+    with pytest.raises(LabError, match="no space left"):
+        disk_image.build(images, print)
+    assert [item.name for item in images.iterdir()] == [image.key()]
+
+
+@pytest.mark.parametrize("kernels", [(), ("6.1.0", "6.2.0")])
+def test_without_one_kernel_the_remedy_is_told(
+    images: Path, kernel: Path, kernels: tuple[str, ...]
+) -> None:
+    (kernel / "6.1.0").rmdir()
+    for name in kernels:
+        (kernel / name).mkdir()
+    with pytest.raises(LabError, match="apt-get install --no-install-recommends user-mode-linux"):
+        disk_image.build(images, print)
+    assert not images.exists(), "found out before two minutes of building"
+
+
 def test_the_recipe_has_no_way_in_but_keys() -> None:
     assert "PasswordAuthentication no" in image._SETUP
     assert "PermitRootLogin no" in image._SETUP
     assert "rm -f /etc/ssh/ssh_host_*" in image._SETUP
-    assert subprocess.run(["sh", "-n", "-c", image._SETUP], check=False).returncode == 0
+    for script in (image._SETUP, disk_image._SCRIPT):
+        assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0
