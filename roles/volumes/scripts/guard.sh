@@ -71,7 +71,7 @@ for dir; do
             encrypted "$sys" && continue
             [ "$(serial "$sys")" = "$(printf %s "$what" | tr -d -)" ] ||
                 refuse "$dir: the disk behind $wanted is not the EBS volume $what"
-            [ "$(stat -c %U "$verified" 2>/dev/null)" = root ] && grep -q "^$what " "$verified" ||
+            [ "$(stat -c %U "$verified" 2>/dev/null)" = root ] && grep -qs "^$what " "$verified" ||
                 refuse "$dir: the EBS volume $what is not verified as encrypted: run deploys/ebs.py" ;;
     esac
 done
