@@ -234,7 +234,7 @@ def test_lines_for_boot_follow_the_mode() -> None:
     with Run(MOUNTED) as run:
         commands = run.commands(volumes=run.volumes(settings))
     assert scripts(commands) == ["block", "block"]
-    assert [command.bits[3].object for command in commands] == [
+    assert [command.bits[3].obj for command in commands] == [
         "/etc/fstab",
         "/etc/crypttab",
     ]
