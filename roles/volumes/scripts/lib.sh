@@ -36,6 +36,7 @@ serial_of() { # SYS
     found=
     for f in "$sys_s/serial" "$sys_s/device/serial" "$sys_s/dm/uuid" "$sys_s/loop/backing_file"; do
         [ -n "$found" ] || ! [ -r "$f" ] || found=$(tr -d '\n' <"$f" 2>/dev/null || :)
+        [ "$found" != '(null)' ] || found=
     done
     udev=/run/udev/data/b$(cat "$sys_s/dev")
     for key in ID_SERIAL_SHORT ID_SERIAL; do
