@@ -17,6 +17,6 @@ seen=$(probe "$real" '')
 has "probe TYPE=$type" || die "volume $name: it holds no $type; not mounted"
 # Whatever is written here without the volume would lie unencrypted on the root disk: nothing is, by
 # root either, where the file system below knows the flag.
-chmod 0 "$mount"
+[ "$(stat -c %a "$mount")" = 0 ] || chmod 0 "$mount"
 chattr +i "$mount" 2>/dev/null || :
 mount -t "$type" -o "$options" -- "$real" "$mount" || die "volume $name: mount failed; see dmesg"
