@@ -157,13 +157,15 @@ def _across(cluster: Cluster) -> list[str]:
 
 
 def _custody(cluster: Cluster) -> list[str]:
-    """One custody for the whole cluster, and what the declared volumes need of it."""
+    """One custody for the whole cluster, what the volumes need of it, and their mount points."""
     problems = []
     if len({node.custody for node in cluster.nodes.values()}) > 1:
         problems.append("custody_… settings differ between hosts: set them for all of them")
     for name, node in cluster.nodes.items():
         luks = any(item.encryption == "luks" for item in node.volumes.layout.values())
         custody = node.custody
+        mounts = node.volumes.mount_problems(node.common.base_dir)
+        problems += [f"{name}: {problem}" for problem in mounts]
         if luks and custody.kind == "local" and not custody.recipients:
             problems.append(
                 f"{name}: custody_recipients: nobody could unlock {MAIN!r}: name the age "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, ClassVar, Literal
 
@@ -119,6 +120,15 @@ class VolumesSettings(RoleSettings):
         """Where the volume of that name is mounted."""
         given = self.layout[name].mount
         return given or (base_dir if name == MAIN else f"{base_dir}-{name}")
+
+    def mount_problems(self, base_dir: str) -> list[str]:
+        """Mount points that would hide one another."""
+        points = sorted((f"{self.mount_point(name, base_dir)}/", name) for name in self.layout)
+        return [
+            f"volumes_layout: the mount point of {below!r} lies in that of {above!r}"
+            for (upper, above), (lower, below) in itertools.combinations(points, 2)
+            if lower.startswith(upper)
+        ]
 
     @property
     def data_volumes(self) -> list[str]:

@@ -404,6 +404,19 @@ def test_volumes_are_wanted_outer_mount_points_first() -> None:
     assert found[0].uuid == UUID
 
 
+def test_mount_points_that_would_hide_one_another() -> None:
+    def problems(**mounts: str | None) -> list[str]:
+        layout = {
+            name: Volume(device=f"/dev/loop{number}", min_gib=1, max_gib=2, mount=mount)
+            for number, (name, mount) in enumerate(mounts.items())
+        }
+        return VolumesSettings(layout=layout).mount_problems(MOUNT)
+
+    assert problems(main=None, data0=None, data1="/data") == []
+    for mount in (MOUNT, f"{MOUNT}/data", "/srv"):
+        assert len(problems(main=None, data0=mount)) == 1
+
+
 # Any combination of what can be seen -------------------------------------------------------------
 
 TOKENS = st.sampled_from(
