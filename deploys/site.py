@@ -12,6 +12,7 @@ from roles.common.session import begin
 from roles.kafka import deploy as kafka
 from roles.tls.deploy import distribute_stores, remove_old_stores
 from roles.volumes import deploy as volumes
+from roles.volumes.boot import deploy as boot
 from roles.zookeeper import deploy as zookeeper
 from strongbox.site import site
 
@@ -19,8 +20,12 @@ begin()
 here = site(state.strongbox_cluster, host.name)
 
 prepare_host(here.base)
+if here.key_service:
+    boot.install(here.key_service)
 volumes.provision(here.volumes)
 make_folders(here.base)
+if not here.key_service:
+    boot.remove()
 barrier(name="barrier: hosts are prepared", label="hosts are prepared")
 
 distribute_stores(here.certificates)

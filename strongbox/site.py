@@ -25,6 +25,8 @@ from roles.tls.plan import HostCertificates
 from roles.volumes import files as volumes_files
 from roles.volumes.files import VolumesHost
 from roles.volumes.operations import was_closed
+from roles.volumes.boot import files as boot_files
+from roles.volumes.boot.files import KeyService
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
 from strongbox.cluster import Cluster, Node
@@ -35,6 +37,7 @@ class HostSite:
     """Everything `deploys/site.py` hands to the roles for one host."""
 
     base: HostBase
+    key_service: KeyService | None
     certificates: HostCertificates
     archive: Archive
     zookeeper: ZookeeperHost | None
@@ -56,6 +59,7 @@ def site(cluster: Cluster, name: str) -> HostSite:
     brokers = {item: _broker(cluster, cluster.nodes[item]) for item in cluster.brokers}
     return HostSite(
         base=_base(cluster, node, ensemble.get(name), brokers.get(name)),
+        key_service=_key_service(node),
         certificates=_certificates(cluster, node),
         archive=_archive(node),
         zookeeper=ensemble.get(name),
@@ -111,12 +115,35 @@ def _base(
         *(kafka_files.wanted(broker) if broker else ()),
         *(() if node.volumes.unencrypted else volumes_files.wanted(_volumes(cluster, node))),
     ]
-    paths = dict.fromkeys(item.path for item in wanted)
+    service = _key_service(node)
+    if service:
+        wanted += boot_files.wanted(service)
+    paths = dict.fromkeys([*(item.path for item in wanted), *boot_files.STATE_PATHS])
+    packages = [
+        *node.common.packages,
+        *volumes_files.packages(node.volumes),
+        *(boot_files.PACKAGES if service else ()),
+    ]
     return HostBase(
-        packages=[*node.common.packages, *volumes_files.packages(node.volumes)],
+        packages=list(dict.fromkeys(packages)),
         accounts=(role.USER,),
         directories=directories,
         paths=[*paths, _archive(node).libs],
+    )
+
+
+def _key_service(node: Node) -> KeyService | None:
+    """None on a host that does not open its volumes by itself."""
+    volumes = [name for name, volume in node.volumes.layout.items() if volume.encryption == "luks"]
+    if node.volumes.unlock != "boot" or not volumes:
+        return None
+    return KeyService(
+        cluster=node.common.cluster,
+        host=node.common.hostname,
+        volumes=volumes,
+        kms_key=node.custody.kms_key,
+        kms_endpoint=node.custody.kms_endpoint,
+        imds_endpoint=node.volumes.unlock_imds,
     )
 
 

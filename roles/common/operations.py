@@ -143,6 +143,14 @@ def _just_read(paths: Sequence[str]) -> dict[str, Observed] | None:
     return {path: seen[path] for path in paths} if seen.keys() >= set(paths) else None
 
 
+def observed(paths: Sequence[str]) -> dict[str, Observed]:
+    """What lies at these paths; asks the host only when `host_base` did not just do so."""
+    read = _just_read(paths)
+    if read is None:
+        read = known(host.get_fact(PathStates, paths=list(paths)), ", ".join(paths[:3]))
+    return read
+
+
 @operation()
 def managed_paths(
     wanted: Sequence[ManagedDirectory | ManagedFile], after: Sequence[str] = ()

@@ -12,6 +12,9 @@ from roles.common.settings import RemotePath, RoleSettings
 from roles.volumes.names import MAIN
 
 _NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
+_IMDS = re.compile(
+    r"http://(169\.254\.169\.254|\[fd00:ec2::254\]|(127\.0\.0\.1|localhost|10\.77\.0\.1):[0-9]+)/?"
+)
 _STABLE = ("/dev/disk/by-id/", "/dev/disk/by-path/", "/dev/disk/by-partuuid/", "/dev/mapper/")
 
 
@@ -20,6 +23,16 @@ def _device(value: str) -> str:
         raise ValueError(
             f"{value} can mean another disk after a reboot: name it by one of "
             f"{', '.join(_STABLE)} (ls -l /dev/disk/by-id)"
+        )
+    return value
+
+
+def _imds(value: str) -> str:
+    # Whoever answers there decides with which role the host asks, so it cannot be just anyone.
+    if value and not _IMDS.fullmatch(value):
+        raise ValueError(
+            "is not the address of an instance metadata service: leave it empty, or "
+            "http://[fd00:ec2::254] on IPv6"
         )
     return value
 
@@ -88,6 +101,11 @@ class VolumesSettings(RoleSettings):
         default="controller",
         description="Who opens LUKS volumes after a reboot: `controller` (deploys/unlock.py; no "
         "key rests on the host) or `boot` (the host itself, through AWS KMS).",
+    )
+    unlock_imds: Annotated[str, AfterValidator(_imds)] = Field(
+        default="",
+        description="URL of the instance metadata service that gives a host its role with "
+        "volumes_unlock = 'boot'; empty for AWS's own, http://169.254.169.254.",
     )
     wipe_confirm: str = Field(
         default="",
