@@ -19,7 +19,7 @@ PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "procps", "openssl",
     "ca-certificates", "curl", "netcat-openbsd", "openjdk-17-jre-headless",
     # Of use only to hosts with a kernel of their own; one image for both is less to build.
-    "udev", "kmod", "cryptsetup-bin", "dmsetup", "xfsprogs", "e2fsprogs", "python3-minimal",
+    "udev", "kmod", "cryptsetup-bin", "dmsetup", "xfsprogs", "e2fsprogs", "python3",
 )  # fmt: skip
 # Hosts have no way out, so nothing may try; what is not needed must not take CPU from the brokers.
 # Units that watch a path cost an inotify instance each, of which the machine has few for all hosts.
