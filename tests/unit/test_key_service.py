@@ -164,7 +164,7 @@ def host(tmp_path: Path, formatted: Path, aws: FakeAws) -> Host:
         cluster=CLUSTER,
         host=HOST,
         volumes={"strongbox-main": {"name": VOLUME, "uuid": UUID}},
-        kms_key=KEY,
+        kms_keys=[KEY],
         kms_endpoint=aws.kms_url,
         imds_endpoint=aws.imds_url,
         device_dir=str(tmp_path),
@@ -285,6 +285,15 @@ def test_a_key_under_another_kms_key_is_refused_without_asking(host: Host, aws: 
     assert not [call for call in aws.calls if call.operation == "Decrypt"]
 
 
+def test_a_former_kms_key_unwraps_until_it_is_taken_out(host: Host, aws: FakeAws) -> None:
+    host.configure(kms_keys=[KEY, OTHER_KEY])
+    host.token(wrap(aws, arn=OTHER_KEY))
+    asked = host.ask()
+    assert asked.key() == CANARY
+    asked.ended(0)
+    assert aws.calls[-1].key_id == OTHER_KEY
+
+
 def test_a_token_that_claims_the_right_kms_key_does_not_help(host: Host, aws: FakeAws) -> None:
     """KMS is told which key to use: that of the ciphertext might belong to an attacker."""
     host.token(replace(wrap(aws, arn=OTHER_KEY), key_id=KEY))
@@ -369,7 +378,8 @@ def test_without_a_connection_it_says_who_starts_it(host: Host) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"kms_key": "alias/strongbox"}, "kms_key is not the ARN of a KMS key"),
+        ({"kms_keys": ["alias/strongbox"]}, "kms_keys are not ARNs of KMS keys"),
+        ({"kms_keys": []}, "kms_keys are not ARNs of KMS keys"),
         ({"kms_endpoint": "http://kms.example.test"}, "the key would travel in clear"),
         ({"volumes": None}, "is damaged: run deploys/site.py"),
         ({"volumes": {"strongbox-main": UUID}}, "is damaged: run deploys/site.py"),

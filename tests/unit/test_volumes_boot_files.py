@@ -17,7 +17,7 @@ from roles.volumes import names
 from roles.volumes.boot import files, key_service, operations
 from roles.volumes.boot.files import KeyService
 from roles.volumes.settings import VolumesSettings
-from tests.aws import KEY
+from tests.aws import KEY, OTHER_KEY
 
 SERVICE = KeyService("payments", "kafka1.example.test", ("main", "data1"), KEY)
 LISTENING = {
@@ -43,14 +43,14 @@ def load(of: KeyService, folder: Path) -> key_service.Config:
 
 def test_the_program_takes_the_configuration(tmp_path: Path) -> None:
     config = load(SERVICE, tmp_path)
-    assert (config.cluster, config.host, config.kms_key) == ("payments", SERVICE.host, KEY)
+    assert (config.cluster, config.host, config.kms_keys) == ("payments", SERVICE.host, (KEY,))
     assert config.volumes == {
         f"strongbox-{name}": key_service.Volume(
             name, names.luks_uuid("payments", SERVICE.host, name)
         )
         for name in SERVICE.volumes
     }
-    assert config.kms_endpoint == "https://kms.eu-central-1.amazonaws.com"
+    assert config.kms_endpoint == ""
     assert config.imds_endpoint == "http://169.254.169.254"
     assert config.device_dir == "/dev/disk/by-uuid"
 
@@ -62,10 +62,23 @@ def test_endpoints_can_be_others(tmp_path: Path) -> None:
     assert (config.kms_endpoint, config.imds_endpoint) == (endpoint, "http://[fd00:ec2::254]")
 
 
-def test_china_has_a_domain_of_its_own(tmp_path: Path) -> None:
+def test_former_kms_keys_come_after_the_present_one(tmp_path: Path) -> None:
+    config = load(replace(SERVICE, kms_old_keys=(OTHER_KEY,)), tmp_path)
+    assert config.kms_keys == (KEY, OTHER_KEY)
+
+
+def test_a_key_has_the_endpoint_of_its_region() -> None:
+    assert key_service.region_and_endpoint(KEY, "") == (
+        "eu-central-1",
+        "https://kms.eu-central-1.amazonaws.com",
+    )
+
+
+def test_china_has_a_domain_of_its_own() -> None:
     arn = "arn:aws-cn:kms:cn-north-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-    assert load(replace(SERVICE, kms_key=arn), tmp_path).kms_endpoint == (
-        "https://kms.cn-north-1.amazonaws.com.cn"
+    assert key_service.region_and_endpoint(arn, "") == (
+        "cn-north-1",
+        "https://kms.cn-north-1.amazonaws.com.cn",
     )
 
 

@@ -34,7 +34,8 @@ class KeyService:
     """
     :param host: as in the encryption context: the host's `common_hostname`.
     :param volumes: names of its LUKS volumes.
-    :param kms_key: ARN.
+    :param kms_key: ARN of the one that volume keys are wrapped under.
+    :param kms_old_keys: ARNs of those that some may still be wrapped under.
     :param kms_endpoint: URL; empty for the region's own.
     :param imds_endpoint: URL; empty for AWS's own.
     """
@@ -43,6 +44,7 @@ class KeyService:
     host: str
     volumes: Sequence[str]
     kms_key: str
+    kms_old_keys: Sequence[str] = ()
     kms_endpoint: str = ""
     imds_endpoint: str = ""
 
@@ -68,7 +70,7 @@ def _config(service: KeyService) -> bytes:
     data = {
         "cluster": service.cluster,
         "host": service.host,
-        "kms_key": service.kms_key,
+        "kms_keys": [service.kms_key, *service.kms_old_keys],
         "volumes": {
             names.mapping(volume): {
                 "name": volume,

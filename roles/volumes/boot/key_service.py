@@ -76,11 +76,20 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Wrapped:
+    """A wrapped key: base64, and the ARN of the KMS key."""
+
+    ciphertext: str
+    kms_key: str
+
+
+@dataclass(frozen=True)
 class Config:
     """``/etc/strongbox/key-service.json``.
 
     :param volumes: mapping name -> volume.
-    :param kms_endpoint: URL.
+    :param kms_keys: ARNs of the KMS keys that may unwrap; all but the first are on their way out.
+    :param kms_endpoint: URL; empty for that of the key's region.
     :param imds_endpoint: URL of the instance metadata service.
     :param ca_file: PEM file of the authorities that may vouch for KMS; empty: the system's.
     :param device_dir: folder with a link for each LUKS UUID.
@@ -92,9 +101,8 @@ class Config:
     cluster: str
     host: str
     volumes: Mapping[str, Volume]
-    kms_key: str
+    kms_keys: tuple[str, ...]
     kms_endpoint: str
-    region: str
     imds_endpoint: str
     ca_file: str
     device_dir: str
@@ -119,7 +127,8 @@ class Credentials:
 
 def log(level: int, text: str) -> None:
     """One line to the journal, which takes ``<N>`` for its priority (sd-daemon(3))."""
-    print(f"<{level}>{text}", file=sys.stderr, flush=True)
+    # Not by print: a signal's handler may log while a line is being printed.
+    os.write(2, f"<{level}>{text}\n".encode())
 
 
 ERROR, WARNING, INFO = 3, 4, 6
@@ -135,14 +144,14 @@ def load_config(path: str) -> Config:
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise Refused(f"{path} is not its owner's alone: chown it to root, chmod 600")
             data = json.loads(file.read(_ANSWER_BYTES))
-        found = _ARN.fullmatch(data["kms_key"])
-        if not found:
-            raise Refused(f"{path}: kms_key is not the ARN of a KMS key")
-        partition, region = found[1], found[2]
-        suffix = "amazonaws.com.cn" if partition == "aws-cn" else "amazonaws.com"
-        endpoint = str(data.get("kms_endpoint") or f"https://kms.{region}.{suffix}")
-        if not endpoint.startswith("https://") and (
-            urllib.parse.urlsplit(endpoint).hostname not in _TEST_HOSTS
+        keys = tuple(data["kms_keys"])
+        if not keys or not all(_ARN.fullmatch(key) for key in keys):
+            raise Refused(f"{path}: kms_keys are not ARNs of KMS keys")
+        endpoint = str(data.get("kms_endpoint") or "")
+        if (
+            endpoint
+            and not endpoint.startswith("https://")
+            and urllib.parse.urlsplit(endpoint).hostname not in _TEST_HOSTS
         ):
             raise Refused(f"{path}: kms_endpoint is not https: the key would travel in clear")
         return Config(
@@ -152,9 +161,8 @@ def load_config(path: str) -> Config:
                 str(mapping): Volume(str(item["name"]), str(item["uuid"]))
                 for mapping, item in data["volumes"].items()
             },
-            kms_key=data["kms_key"],
+            kms_keys=keys,
             kms_endpoint=endpoint,
-            region=region,
             imds_endpoint=str(data.get("imds_endpoint") or "http://169.254.169.254"),
             ca_file=str(data.get("ca_file") or ""),
             device_dir=str(data.get("device_dir") or "/dev/disk/by-uuid"),
@@ -166,6 +174,18 @@ def load_config(path: str) -> Config:
         raise Refused(f"{path}: {error.strerror}: run deploys/site.py") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Refused(f"{path} is damaged: run deploys/site.py") from None
+
+
+def region_and_endpoint(kms_key: str, endpoint: str) -> tuple[str, str]:
+    """Of a KMS key.
+
+    :param endpoint: URL; empty for that of the key's region.
+    """
+    found = _ARN.fullmatch(kms_key)
+    assert found is not None
+    partition, region = found[1], found[2]
+    suffix = "amazonaws.com.cn" if partition == "aws-cn" else "amazonaws.com"
+    return region, endpoint or f"https://kms.{region}.{suffix}"
 
 
 def asked_for(connection: socket.socket) -> str:
@@ -187,8 +207,8 @@ def asked_for(connection: socket.socket) -> str:
 # What lies on the disk
 
 
-def wrapped_keys(device: str, kms_key: str) -> list[str]:
-    """Base64 ciphertexts in the device's LUKS2 tokens, the latest first.
+def wrapped_keys(device: str, kms_keys: tuple[str, ...]) -> list[Wrapped]:
+    """What the device's LUKS2 tokens hold, the latest first.
 
     While a key is rotated there are two, and each opens the volume.
 
@@ -215,17 +235,17 @@ def wrapped_keys(device: str, kms_key: str) -> list[str]:
         token
         for token in ours
         if token.get("scheme") == SCHEME
-        and token.get("key_id") == kms_key
+        and token.get("key_id") in kms_keys
         and str(token.get("epoch")).isdigit()
         and isinstance(token.get("ciphertext"), str)
     ]
     if not usable:
         raise Refused(
-            f"{device}: its key is not wrapped under {kms_key}: use deploys/unlock.py now, and "
+            f"{device}: its key is not wrapped under {kms_keys[0]}: use deploys/unlock.py now, and "
             "deploys/rotate_volume_keys.py after a change of custody_kms_key"
         )
     usable.sort(key=lambda token: int(token["epoch"]), reverse=True)
-    return [token["ciphertext"] for token in usable]
+    return [Wrapped(token["ciphertext"], token["key_id"]) for token in usable]
 
 
 # HTTP
@@ -400,7 +420,7 @@ _REASONS = {
 }
 
 
-def decrypt(config: Config, role: InstanceRole, volume: Volume, ciphertext: str) -> bytes:
+def decrypt(config: Config, role: InstanceRole, volume: Volume, wrapped: Wrapped) -> bytes:
     """The key, unwrapped by KMS under the context it was wrapped for.
 
     :raises Unavailable: when KMS cannot or may not unwrap it now.
@@ -408,10 +428,11 @@ def decrypt(config: Config, role: InstanceRole, volume: Volume, ciphertext: str)
     """
     now = datetime.datetime.now(datetime.UTC)
     credentials = role.credentials(now.timestamp())
+    region, endpoint = region_and_endpoint(wrapped.kms_key, config.kms_endpoint)
     request = {
-        "CiphertextBlob": ciphertext,
+        "CiphertextBlob": wrapped.ciphertext,
         # Without it KMS would take the key that the ciphertext names, whosever it is.
-        "KeyId": config.kms_key,
+        "KeyId": wrapped.kms_key,
         "EncryptionContext": {
             "strongbox:cluster": config.cluster,
             "strongbox:host": config.host,
@@ -424,12 +445,10 @@ def decrypt(config: Config, role: InstanceRole, volume: Volume, ciphertext: str)
         "content-type": "application/x-amz-json-1.1",
         "x-amz-target": "TrentService.Decrypt",
     }
-    headers = signature_headers(
-        credentials, config.region, "kms", config.kms_endpoint, headers, body, now
-    )
+    headers = signature_headers(credentials, region, "kms", endpoint, headers, body, now)
     try:
         status, answer = exchange(
-            "POST", config.kms_endpoint, headers, body, config.timeout_s, _tls(config)
+            "POST", endpoint, headers, body, config.timeout_s, _tls(endpoint, config.ca_file)
         )
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"KMS does not answer: {why(error)}") from None
@@ -441,16 +460,16 @@ def decrypt(config: Config, role: InstanceRole, volume: Volume, ciphertext: str)
         raise Unavailable(f"KMS answers {status} without saying why")
     if status != http.client.OK:
         raise _failed(data, status, role, credentials.role)
-    return _plaintext(data, config.kms_key)
+    return _plaintext(data, wrapped.kms_key)
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if not config.kms_endpoint.startswith("https:"):
+def _tls(endpoint: str, ca_file: str) -> ssl.SSLContext | None:
+    if not endpoint.startswith("https:"):
         return None
     try:
-        context = ssl.create_default_context(cafile=config.ca_file or None)
+        context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise Refused(f"{config.ca_file}: {error.strerror}") from None
+        raise Refused(f"{ca_file}: {error.strerror}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -489,9 +508,9 @@ def unwrap(config: Config, role: InstanceRole, volume: Volume) -> bytes:
     :raises Refused: when it would not.
     """
     refused = None
-    for ciphertext in wrapped_keys(f"{config.device_dir}/{volume.uuid}", config.kms_key):
+    for wrapped in wrapped_keys(f"{config.device_dir}/{volume.uuid}", config.kms_keys):
         try:
-            return decrypt(config, role, volume, ciphertext)
+            return decrypt(config, role, volume, wrapped)
         except Refused as error:
             refused = refused or error
     assert refused is not None
