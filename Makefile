@@ -42,7 +42,7 @@ check: $(STAMP)
 	@echo '--> unit and fake-host tests'; $(BIN)/pytest -q -n auto tests/unit tests/fake
 
 # The hosts are taken down whatever the outcome, so that nothing is left running.
-test: check prerequisites
+test: prerequisites check
 	@echo '--> tests on hosts that are containers (about 20 minutes)'; export STRONGBOX_LAB=test; \
 	$(BIN)/pytest -v --durations=15 tests/lab -m 'not own_kernel'; status=$$?; \
 	$(BIN)/python -m lab down; exit $$status

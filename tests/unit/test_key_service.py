@@ -23,7 +23,7 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roles.custody.protocol import KEY_BYTES, KeyContext, WrappedKey
@@ -31,6 +31,7 @@ from roles.volumes import names
 from roles.volumes.boot import key_service
 from roles.volumes.token import Token
 from tests.aws import KEY, OTHER_KEY, REGION, FakeAws
+from tests.examples import examples
 
 PROGRAM = Path(key_service.__file__)
 CLUSTER, HOST, VOLUME = "payments", "kafka1.example.test", "main"
@@ -464,7 +465,7 @@ def test_kms_must_show_a_certificate_that_is_trusted(host: Host, trusted: bool) 
 _SAFE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     access=st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", min_size=16, max_size=20),
     secret=_SAFE,

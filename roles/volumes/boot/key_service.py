@@ -242,7 +242,7 @@ def wrapped_keys(device: str, kms_keys: tuple[str, ...]) -> list[Wrapped]:
     if not usable:
         raise Refused(
             f"{device}: its key is not wrapped under {kms_keys[0]}: use deploys/unlock.py now, and "
-            "deploys/rotate_volume_keys.py after a change of custody_kms_key"
+            "see docs/boot-unlock.md about a change of custody_kms_key"
         )
     usable.sort(key=lambda token: int(token["epoch"]), reverse=True)
     return [Wrapped(token["ciphertext"], token["key_id"]) for token in usable]
