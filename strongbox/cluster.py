@@ -12,6 +12,8 @@ from typing import Any
 from roles.common.host_settings import CommonSettings
 from roles.common.settings import RoleSettings, SettingsError, unknown_keys
 from roles.custody.settings import CustodySettings
+from roles.ebs import settings as ebs_settings
+from roles.ebs.settings import EbsSettings
 from roles.kafka import settings as kafka_settings
 from roles.kafka.settings import KafkaSettings
 from roles.tls import settings as tls_settings
@@ -27,6 +29,7 @@ ROLES: tuple[type[RoleSettings], ...] = (
     CommonSettings,
     CustodySettings,
     VolumesSettings,
+    EbsSettings,
     TlsSettings,
     ZookeeperSettings,
     KafkaSettings,
@@ -41,6 +44,7 @@ class Node:
     common: CommonSettings
     custody: CustodySettings
     volumes: VolumesSettings
+    ebs: EbsSettings
     tls: TlsSettings
     zookeeper: ZookeeperSettings | None
     kafka: KafkaSettings | None
@@ -106,7 +110,14 @@ def _node(name: str, data: Mapping[str, Any], is_zookeeper: bool) -> Node:
     problems: list[str] = []
     loaded: dict[type[RoleSettings], Any] = {}
     role = ZookeeperSettings if is_zookeeper else KafkaSettings
-    for settings in (CommonSettings, CustodySettings, VolumesSettings, TlsSettings, role):
+    for settings in (
+        CommonSettings,
+        CustodySettings,
+        VolumesSettings,
+        EbsSettings,
+        TlsSettings,
+        role,
+    ):
         try:
             loaded[settings] = settings.load(data, name)
         except SettingsError as error:
@@ -118,6 +129,7 @@ def _node(name: str, data: Mapping[str, Any], is_zookeeper: bool) -> Node:
         loaded[CommonSettings],
         loaded[CustodySettings],
         loaded[VolumesSettings],
+        loaded[EbsSettings],
         loaded[TlsSettings],
         loaded.get(ZookeeperSettings),
         loaded.get(KafkaSettings),
@@ -133,6 +145,10 @@ def _across(cluster: Cluster) -> list[str]:
         if len({str(getattr(node.tls, field)) for node in cluster.nodes.values()}) > 1:
             problems.append(f"tls_{field} differs between hosts: set it for all of them")
     problems += _custody(cluster)
+    problems += ebs_settings.problems(
+        {name: node.ebs for name, node in cluster.nodes.items()},
+        next(iter(cluster.nodes.values())).custody.kms_key,
+    )
     problems += _duplicates(
         "common_hostname", {name: [node.common.hostname] for name, node in cluster.nodes.items()}
     )
