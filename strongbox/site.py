@@ -17,6 +17,7 @@ from roles.common.settings import SettingsError
 from roles.custody.build import custody
 from roles.custody.protocol import Custody
 from roles.custody.settings import CustodySettings
+from roles.ebs.host import EbsHost, Mount
 from roles.kafka import files as kafka_files
 from roles.kafka.files import BrokerHost
 from roles.tls import leaf, stores
@@ -248,3 +249,26 @@ def _certificates(cluster: Cluster, node: Node) -> HostCertificates:
         f"{tls}/zookeeper": leaf.broker_zookeeper_client(cluster.name, key_type),
     }
     return HostCertificates(cluster.name, node.tls, kafka_files.USER, specs)
+
+
+def ebs_hosts(cluster: Cluster) -> dict[str, EbsHost]:
+    """The hosts with EBS volumes, by the inventory's names."""
+    return {
+        name: EbsHost(
+            cluster=cluster.name,
+            hostname=node.common.hostname,
+            settings=node.ebs,
+            mounts={
+                volume: Mount(
+                    device=item.device,
+                    target=node.volumes.mount_point(volume, node.common.base_dir),
+                    filesystem=item.filesystem,
+                    luks=item.encryption == "luks",
+                )
+                for volume, item in node.volumes.layout.items()
+            },
+            unit="zookeeper" if node.zookeeper else "kafka",
+        )
+        for name, node in cluster.nodes.items()
+        if node.ebs.instance
+    }

@@ -164,7 +164,8 @@ class Aws:
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:
-            client = boto3.session.Session(region_name=self.region).client(service, config=_CONFIG)
+            session: Any = boto3.session.Session(region_name=self.region)
+            client = session.client(service, config=_CONFIG)
             self._arm(client)
             self._clients[service] = client
         return self._clients[service]
@@ -323,6 +324,8 @@ class Aws:
             "kms",
             "create_key",
             Description=f"EBS volumes of the Kafka cluster {cluster}",
+            KeyUsage="ENCRYPT_DECRYPT",
+            KeySpec="SYMMETRIC_DEFAULT",
             Policy=json.dumps(policy),
             Tags=[
                 {"TagKey": name, "TagValue": value}

@@ -100,6 +100,12 @@ class EbsSettings(RoleSettings):
         description="Also turn on EBS encryption by default under this key for the whole account "
         "in this region: it changes what others' new volumes are encrypted with.",
     )
+    delete_old: str = Field(
+        default="",
+        description="Id of a volume that deploys/ebs_reencrypt.py has replaced, to be deleted with "
+        "the snapshots it was copied through, for one run: --data ebs_delete_old=vol-…. Never in "
+        "group_data.",
+    )
     wait_s: int = Field(
         default=600,
         ge=10,
@@ -132,6 +138,8 @@ class EbsSettings(RoleSettings):
         self._check_key()
         if 0 < self.rotation_days < 90:
             raise ValueError("ebs_rotation_days: AWS takes 90 to 2560, or 0 to leave it to others")
+        if self.delete_old and not re.fullmatch(r"vol-[0-9a-f]{8,17}", self.delete_old):
+            raise ValueError("ebs_delete_old: must be the id of a volume, such as vol-0abc…")
         for key in self.tags:
             if key.startswith((TAG_PREFIX, "aws:")):
                 raise ValueError(f"ebs_tags: {key!r}: tags with that prefix have their own meaning")

@@ -58,7 +58,7 @@ def outdated(seen: Observed, node: BrokerHost) -> str:
     return ""
 
 
-def _caught_up(node: BrokerHost) -> str:
+def in_sync_command(node: BrokerHost) -> str:
     """Shell command that succeeds once this broker is in sync in all partitions it has."""
     broker = node.settings.broker_id
     behind = (
@@ -102,11 +102,12 @@ def in_run(name: str) -> bool:
     return bool(state.is_host_in_limit(inventory.get_host(name)))
 
 
-def _come_up(node: BrokerHost, verb: str) -> Commands:
+def come_up(node: BrokerHost, verb: str) -> Commands:
+    """Starts or restarts the broker (*verb*) and waits until it is in sync."""
     return start_commands(
         "kafka",
         verb,
-        _caught_up(node),
+        in_sync_command(node),
         node.settings.start_timeout_s,
         f"look at {node.layout.logs} and journalctl -u kafka",
     )
@@ -143,7 +144,7 @@ def start(
         host.log("wait for Kafka, which runs but does not answer" if silent else "start Kafka")
     if after_others and not seen.service.running and state.is_executing:
         yield from _dropped_from_isr(node)
-    yield from _come_up(node, "start")
+    yield from come_up(node, "start")
 
 
 def _dropped_from_isr(node: BrokerHost) -> Commands:
@@ -202,11 +203,11 @@ def restart(brokers: Brokers, stores_change: bool) -> Commands:
     # While the run is only planned, `planned_refusals` has spoken: other brokers may be started
     # before this one's turn comes.
     if state.is_executing:
-        _gate(host.name, brokers)
+        gate(host.name, brokers)
     forget()
     if showing_changes():
         host.log(f"restart Kafka: {reason}")
-    yield from _come_up(node, "restart")
+    yield from come_up(node, "restart")
 
 
 def blocked_by(broker: str, asked: str, brokers: Brokers) -> list[plan.Blocked] | str:
@@ -232,7 +233,10 @@ def _partitions(asked: str) -> list[plan.Partition] | str:
         return str(error)
 
 
-def _gate(name: str, brokers: Brokers) -> None:
+def gate(name: str, brokers: Brokers) -> None:
+    """
+    :raises OperationError: when the cluster cannot spare that broker now.
+    """
     if brokers[name].settings.allow_unsafe_restart:
         return
     found = blocked_by(name, name, brokers)

@@ -1,0 +1,12 @@
+# Waits until the host has the NVMe disk with that serial, as udev sees it a moment after AWS says
+# "attached". Arguments: SYS, SERIAL, SECONDS.
+sys=$1; serial=$2; left=$3
+until grep -qsE "^$serial *\$" "$sys"/block/nvme*/device/serial; do
+  left=$((left - 1))
+  if [ "$left" -lt 0 ]; then
+    echo "no NVMe disk with the serial $serial came within $3 s: is ebs_instance this host's, and" \
+      "of a Nitro type?" >&2
+    exit 1
+  fi
+  sleep 1
+done

@@ -1,0 +1,221 @@
+"""Key and volumes made, verified, refused and re-encrypted against moto, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from roles.ebs import work
+from roles.ebs.aws import Aws, AwsError, DryRunError
+from roles.ebs.host import EbsHost
+from roles.ebs.model import STATE, Place, Stage
+from roles.ebs.plan import KeyStep, Refusal
+from roles.ebs.settings import EbsSettings, EbsVolume
+from roles.ebs.swap import HostState, Step, Swap, next_step, plan_delete, swap
+
+REGION = "eu-central-1"
+USER = "arn:aws:iam::123456789012:role/provisioner"
+
+
+def never(_seconds: float) -> None:
+    raise AssertionError("moto is never waited for")
+
+
+@pytest.fixture(autouse=True)
+def aws_account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def ec2() -> Any:
+    return boto3.client("ec2", region_name=REGION)
+
+
+@pytest.fixture
+def aws() -> Aws:
+    return Aws(REGION, dry=False, wait_s=10, sleep=never)
+
+
+@pytest.fixture
+def node(ec2: Any) -> EbsHost:
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+    (instance,) = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"]
+    settings = EbsSettings(
+        instance=instance["InstanceId"],
+        region=REGION,
+        volumes={"main": EbsVolume(size_gib=8)},
+        key_users=(USER,),
+        tags={"cost": "42"},
+    )
+    return EbsHost("payments", "kafka1.test", settings, {}, "kafka")
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def test_key_and_volume_are_made_once(aws: Aws, node: EbsHost, ec2: Any) -> None:
+    key = work.settle_key(aws, node, quiet)
+    disk = work.settle_volume(aws, node, "main", key, quiet)
+    assert disk.is_under(key)
+    assert disk.attached_to == (node.settings.instance,)
+    said: list[str] = []
+    assert work.settle_key(aws, node, said.append) == key
+    assert work.settle_volume(aws, node, "main", key, said.append) == disk
+    assert said == []
+    kms = boto3.client("kms", region_name=REGION)
+    assert kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
+    assert len(kms.list_keys()["Keys"]) == 1
+    (made,) = ec2.describe_volumes(Filters=[{"Name": "encrypted", "Values": ["true"]}])["Volumes"]
+    tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
+    assert tags == {
+        "cost": "42",
+        "Name": "payments kafka1.test main",
+        "strongbox:cluster": "payments",
+        "strongbox:host": "kafka1.test",
+        "strongbox:volume": "main",
+        "strongbox:state": "current",
+    }
+
+
+def test_a_run_killed_before_the_alias_goes_on_with_its_key(aws: Aws, node: EbsHost) -> None:
+    wanted = work.look_at_key(aws, node).wanted
+    made = aws.create_key(node.cluster, wanted.policy, {})
+    assert work.look_at_key(aws, node).steps == [KeyStep.ALIAS, KeyStep.ROTATION]
+    assert work.settle_key(aws, node, quiet) == made
+
+
+def test_a_changed_policy_is_set(aws: Aws, node: EbsHost) -> None:
+    key = work.settle_key(aws, node, quiet)
+    other = replace(
+        node, settings=node.settings.model_copy(update={"key_administrators": (USER + "-2",)})
+    )
+    said: list[str] = []
+    work.settle_key(aws, other, said.append)
+    assert said == [KeyStep.POLICY.value]
+    found = aws.key(key, node.cluster)
+    assert found is not None
+    assert USER + "-2" in str(found.policy)
+
+
+def test_another_volume_is_refused_and_left_alone(aws: Aws, node: EbsHost, ec2: Any) -> None:
+    key = work.settle_key(aws, node, quiet)
+    place = node.place("main")
+    zone = aws.instances([node.settings.instance])[node.settings.instance].zone
+    plain = ec2.create_volume(AvailabilityZone=zone, Size=8, VolumeType="gp3")["VolumeId"]
+    ec2.create_tags(
+        Resources=[plain], Tags=[{"Key": k, "Value": v} for k, v in place.tags().items()]
+    )
+    with pytest.raises(AwsError, match=rf"{plain} is not encrypted: .*ebs_reencrypt"):
+        work.settle_volume(aws, node, "main", key, quiet)
+    before = ec2.describe_volumes(VolumeIds=[plain])["Volumes"]
+    assert before[0]["State"] == "available"
+
+
+def test_a_pinned_key_that_is_not_there(aws: Aws, node: EbsHost) -> None:
+    arn = f"arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000"
+    pinned = replace(node, settings=node.settings.model_copy(update={"kms_key": arn}))
+    with pytest.raises(AwsError, match="ebs_kms_key: .* does not exist"):
+        work.look_at_key(aws, pinned)
+
+
+def test_a_dry_client_sends_no_change(node: EbsHost) -> None:
+    dry = Aws(REGION, dry=True, sleep=never)
+    assert work.look_at_key(dry, node).steps == [
+        KeyStep.CREATE,
+        KeyStep.ALIAS,
+        KeyStep.ROTATION,
+    ]
+    with pytest.raises(DryRunError):
+        dry.create_alias("alias/a", "b")
+    # Also one that forgets to go through the place for changes.
+    with pytest.raises(DryRunError, match="CreateKey was asked for in a dry run"):
+        dry._call("kms", "create_key")
+    assert boto3.client("kms", region_name=REGION).list_keys()["Keys"] == []
+
+
+HOST_STEPS = {Step.STOP, Step.UNMOUNT, Step.RECORD, Step.MOUNT, Step.START}
+
+
+def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
+    key = work.settle_key(aws, node, quiet)
+    place = node.place("main")
+    name = node.settings.instance
+    zone = aws.instances([name])[name].zone
+    old = ec2.create_volume(AvailabilityZone=zone, Size=8, VolumeType="gp3")["VolumeId"]
+    ec2.create_tags(
+        Resources=[old], Tags=[{"Key": k, "Value": v} for k, v in place.tags().items()]
+    )
+    ec2.attach_volume(VolumeId=old, InstanceId=name, Device="/dev/sdf")
+    host = HostState(running=True, mounted=old)
+
+    def look() -> Swap:
+        found = swap(
+            place,
+            key,
+            aws.instances([name])[name],
+            host,
+            aws.volumes(node.cluster)[place],
+            work.snapshots_at(aws, place),
+            8,
+        )
+        assert isinstance(found, Swap)
+        return found
+
+    taken: list[Step] = []
+    new = ""
+    while True:
+        now = look() if Step.FINISH not in taken else None
+        step = next_step(now) if now else None
+        if now is None or step is None:
+            break
+        assert isinstance(step, Step), step
+        taken.append(step)
+        new = now.new.id if now.new else new
+        if step not in HOST_STEPS:
+            work.take_swap_step(aws, node, now, step)
+        elif step is Step.STOP:
+            host = replace(host, running=False)
+        elif step is Step.UNMOUNT:
+            host = replace(host, mounted="")
+        elif step is Step.RECORD:
+            host = replace(host, recorded=True)
+        elif step is Step.MOUNT:
+            host = replace(host, mounted=new)
+        else:
+            host = replace(host, running=True, in_sync=True)
+    assert taken == [step for step in Step if not step.name.startswith("WAIT")]
+    disks = {disk.id: disk for disk in aws.volumes(node.cluster)[place]}
+    assert disks[old].stage is Stage.REPLACED
+    assert disks[old].state == "available"
+    assert disks[new].is_under(key)
+    assert disks[new].attached_to == (name,)
+    plan, _ = work.look_at_volume(aws, node, "main", key)
+    assert plan.verified
+    assert plan.kept == (old,)
+
+    snapshots = work.snapshots_at(aws, place)
+    assert len(snapshots) == 2
+    refused = plan_delete(new, key, [name], list(disks.values()), snapshots)
+    assert isinstance(refused, Refusal)
+    delete = plan_delete(old, key, [name], list(disks.values()), snapshots)
+    assert not isinstance(delete, Refusal)
+    work.delete_old(aws, delete.volume, delete.snapshots)
+    assert [disk.id for disk in aws.volumes(node.cluster)[place]] == [new]
+    assert work.snapshots_at(aws, place) == []
+
+
+def test_tags_of_another_cluster_are_not_ours(aws: Aws, node: EbsHost, ec2: Any) -> None:
+    volume = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)["VolumeId"]
+    tags = Place("other", "kafka1.test", "main").tags() | {STATE: "current"}
+    ec2.create_tags(Resources=[volume], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+    assert aws.volumes(node.cluster) == {}
