@@ -26,28 +26,38 @@ def never(_seconds: float) -> None:
     raise AssertionError("moto is never waited for")
 
 
-@pytest.fixture(autouse=True)
-def aws_account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        yield
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[dict[str, Any]]:
+    """Of one account for all tests, as making clients is slow; each test has its own cluster."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        session = boto3.session.Session(region_name=REGION)
+        yield {name: session.client(name) for name in ("ec2", "kms", "sts")}
 
 
 @pytest.fixture
-def ec2() -> Any:
-    return boto3.client("ec2", region_name=REGION)
+def ec2(clients: dict[str, Any]) -> Any:
+    return clients["ec2"]
 
 
 @pytest.fixture
-def aws() -> Aws:
-    return Aws(REGION, dry=False, wait_s=10, sleep=never)
+def aws(clients: dict[str, Any]) -> Aws:
+    return Aws(REGION, dry=False, wait_s=10, sleep=never, clients=clients)
+
+
+@pytest.fixture(scope="module")
+def image(clients: dict[str, Any]) -> str:
+    return str(clients["ec2"].describe_images()["Images"][0]["ImageId"])
 
 
 @pytest.fixture
-def node(ec2: Any) -> EbsHost:
-    image = ec2.describe_images()["Images"][0]["ImageId"]
+def node(ec2: Any, image: str, request: pytest.FixtureRequest) -> EbsHost:
     (instance,) = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"]
     settings = EbsSettings(
         instance=instance["InstanceId"],
@@ -56,14 +66,12 @@ def node(ec2: Any) -> EbsHost:
         key_users=(USER,),
         tags={"cost": "42"},
     )
-    return EbsHost("payments", "kafka1.test", settings, {}, "kafka")
+    return EbsHost(request.node.name.replace("_", "-"), "kafka1.test", settings, {}, "kafka")
 
 
-def quiet(_line: str) -> None:
-    pass
-
-
-def test_key_and_volume_are_made_once(aws: Aws, node: EbsHost, ec2: Any) -> None:
+def test_key_and_volume_are_made_once(aws: Aws, node: EbsHost, clients: dict[str, Any]) -> None:
+    ec2, kms = clients["ec2"], clients["kms"]
+    before = len(kms.list_keys()["Keys"])
     key = work.settle_key(aws, node, quiet)
     disk = work.settle_volume(aws, node, "main", key, quiet)
     assert disk.is_under(key)
@@ -72,15 +80,13 @@ def test_key_and_volume_are_made_once(aws: Aws, node: EbsHost, ec2: Any) -> None
     assert work.settle_key(aws, node, said.append) == key
     assert work.settle_volume(aws, node, "main", key, said.append) == disk
     assert said == []
-    kms = boto3.client("kms", region_name=REGION)
     assert kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
-    assert len(kms.list_keys()["Keys"]) == 1
-    (made,) = ec2.describe_volumes(Filters=[{"Name": "encrypted", "Values": ["true"]}])["Volumes"]
-    tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
-    assert tags == {
+    assert len(kms.list_keys()["Keys"]) == before + 1
+    (made,) = ec2.describe_volumes(VolumeIds=[disk.id])["Volumes"]
+    assert {tag["Key"]: tag["Value"] for tag in made["Tags"]} == {
         "cost": "42",
-        "Name": "payments kafka1.test main",
-        "strongbox:cluster": "payments",
+        "Name": f"{node.cluster} kafka1.test main",
+        "strongbox:cluster": node.cluster,
         "strongbox:host": "kafka1.test",
         "strongbox:volume": "main",
         "strongbox:state": "current",
@@ -124,11 +130,12 @@ def test_another_volume_is_refused_and_left_alone(aws: Aws, node: EbsHost, ec2: 
 def test_a_pinned_key_that_is_not_there(aws: Aws, node: EbsHost) -> None:
     arn = f"arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000"
     pinned = replace(node, settings=node.settings.model_copy(update={"kms_key": arn}))
-    with pytest.raises(AwsError, match="ebs_kms_key: .* does not exist"):
+    with pytest.raises(AwsError, match=r"ebs_kms_key: .* does not exist"):
         work.look_at_key(aws, pinned)
 
 
-def test_a_dry_client_sends_no_change(node: EbsHost) -> None:
+def test_a_dry_client_sends_no_change(node: EbsHost, clients: dict[str, Any]) -> None:
+    before = clients["kms"].list_keys()["Keys"]
     dry = Aws(REGION, dry=True, sleep=never)
     assert work.look_at_key(dry, node).steps == [
         KeyStep.CREATE,
@@ -140,7 +147,7 @@ def test_a_dry_client_sends_no_change(node: EbsHost) -> None:
     # Also one that forgets to go through the place for changes.
     with pytest.raises(DryRunError, match="CreateKey was asked for in a dry run"):
         dry._call("kms", "create_key")
-    assert boto3.client("kms", region_name=REGION).list_keys()["Keys"] == []
+    assert clients["kms"].list_keys()["Keys"] == before
 
 
 HOST_STEPS = {Step.STOP, Step.UNMOUNT, Step.RECORD, Step.MOUNT, Step.START}
@@ -152,9 +159,7 @@ def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
     name = node.settings.instance
     zone = aws.instances([name])[name].zone
     old = ec2.create_volume(AvailabilityZone=zone, Size=8, VolumeType="gp3")["VolumeId"]
-    ec2.create_tags(
-        Resources=[old], Tags=[{"Key": k, "Value": v} for k, v in place.tags().items()]
-    )
+    ec2.create_tags(Resources=[old], Tags=[{"Key": k, "Value": v} for k, v in place.tags().items()])
     ec2.attach_volume(VolumeId=old, InstanceId=name, Device="/dev/sdf")
     host = HostState(running=True, mounted=old)
 
