@@ -296,12 +296,16 @@ def reencrypted(hosts: Hosts, volume: str, key: str, service: Service) -> Comman
     if showing_changes():
         for planned in steps:
             host.log(f"volume {volume!r}: {planned.value}")
+    before: Step | None = None
     while now is not None:
         step = next_step(now)
         if step is None:
             return
         if isinstance(step, Refusal):
             raise OperationError(str(step))
+        if step is before:
+            raise refuse(f"{step.value}: it was done and has had no effect: look why, run again")
+        before = step
         if state.is_executing:
             host.log(step.value)
         yield from _commands(aws, node, now, step, service)

@@ -74,6 +74,9 @@ def recording(app: Callable[..., Any], requests: list[str]) -> Callable[..., Any
 def cloud() -> Iterator[Cloud]:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
+    # There are thousands.
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     made = Cloud("")
     app = recording(DomainDispatcherApplication(create_backend_app), made.requests)
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -83,6 +86,8 @@ def cloud() -> Iterator[Cloud]:
     yield made
     server.shutdown()
     thread.join()
+    server.server_close()
+    monkey.undo()
 
 
 @dataclass
@@ -91,21 +96,46 @@ class OnAws:
     cloud: Cloud
     instances: dict[str, str]
 
-    def says(self, host: str, disks: dict[str, str], verified: bytes | None = None) -> None:
-        """What the host answers: NVMe serials and models, and the file that it has."""
+    def says(
+        self,
+        host: str,
+        disks: dict[str, str],
+        verified: bytes | None = None,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        """What the host answers: NVMe serials and models, more lines, and the file that it has."""
         lines = [f"nvme\tnvme{n}n1\t{serial}\t{model}" for n, (serial, model) in
                  enumerate(disks.items())]  # fmt: skip
         there = (
             f"81c0\troot\troot\t600\t{hashlib.sha256(verified).hexdigest()}" if verified else "-"
         )
         self.inventory.data(host)["fake_responses"] = {
-            "look.sh": [*lines, END],
+            "look.sh": [*lines, *more, END],
+            "if {": ["yes", END],
             "stat --printf": [
                 "/etc/strongbox\t41ed\troot\troot\t755\t",
                 f"/etc/strongbox/ebs-verified\t{there}",
                 END,
             ],
         }
+
+    def zone(self, name: str) -> str:
+        found = self.cloud.client("ec2").describe_instances(InstanceIds=[self.instances[name]])
+        return str(found["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"])
+
+    def unencrypted(self, name: str) -> str:
+        """Id of a volume with the tags of the host's main volume that is not encrypted."""
+        ec2 = self.cloud.client("ec2")
+        tags = {
+            "strongbox:cluster": self.inventory.all["common_cluster"],
+            "strongbox:host": f"{name}.fake.test",
+            "strongbox:volume": "main",
+        }
+        made = ec2.create_volume(AvailabilityZone=self.zone(name), Size=8, VolumeType="gp3")
+        ec2.create_tags(
+            Resources=[made["VolumeId"]], Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
+        )
+        return str(made["VolumeId"])
 
     def volumes(self) -> dict[str, dict[str, Any]]:
         found = self.cloud.client("ec2").describe_volumes(
@@ -122,11 +152,8 @@ class OnAws:
 @pytest.fixture
 def on_aws(inventory: Inventory, cloud: Cloud, request: pytest.FixtureRequest) -> OnAws:
     ec2 = cloud.client("ec2")
-    image = ec2.describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])
     names = ("zk1", "kafka1")
-    found = ec2.run_instances(
-        ImageId=image["Images"][0]["ImageId"], MinCount=len(names), MaxCount=len(names)
-    )["Instances"]
+    found = ec2.run_instances(ImageId="ami-00000001", MinCount=2, MaxCount=2)["Instances"]
     instances = {name: item["InstanceId"] for name, item in zip(names, found, strict=True)}
     inventory.all["common_cluster"] = request.node.name.replace("_", "-")[5:30].rstrip("-")
     inventory.all["ebs_key_users"] = ["arn:aws:iam::123456789012:role/provisioner"]
@@ -202,17 +229,7 @@ def test_a_dry_run_tells_and_sends_no_change_then_the_run_makes_it(
 def test_an_unencrypted_volume_is_refused_before_anything_is_made(
     on_aws: OnAws, pyinfra: Pyinfra
 ) -> None:
-    ec2 = on_aws.cloud.client("ec2")
-    instance = on_aws.instances["kafka1"]
-    (reservation,) = ec2.describe_instances(InstanceIds=[instance])["Reservations"]
-    zone = reservation["Instances"][0]["Placement"]["AvailabilityZone"]
-    volume = ec2.create_volume(AvailabilityZone=zone, Size=8, VolumeType="gp3")["VolumeId"]
-    tags = {
-        "strongbox:cluster": on_aws.inventory.all["common_cluster"],
-        "strongbox:host": "kafka1.fake.test",
-        "strongbox:volume": "main",
-    }
-    ec2.create_tags(Resources=[volume], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+    volume = on_aws.unencrypted("kafka1")
     on_aws.cloud.requests.clear()
     result = pyinfra(on_aws.inventory, EBS, "-y", variables=on_aws.cloud.variables)
     said = result.stdout + result.stderr
@@ -221,3 +238,93 @@ def test_an_unencrypted_volume_is_refused_before_anything_is_made(
     assert "Nothing was changed." in said
     assert "Traceback" not in said
     assert on_aws.cloud.changes == []
+
+
+def test_a_broker_moves_onto_an_encrypted_volume(on_aws: OnAws, pyinfra: Pyinfra) -> None:
+    """As far as recorded hosts go: what AWS does is done, what the host does is answered."""
+    inventory, ec2 = on_aws.inventory, on_aws.cloud.client("ec2")
+    del inventory.all["volumes_unencrypted"]
+    inventory.everywhere(
+        volumes_layout={
+            "main": {
+                "device": "/dev/disk/by-id/x",
+                "min_gib": 7.0,
+                "max_gib": 9.0,
+                "encryption": "ebs",
+                "ebs_volume": "vol-00000000",
+            }
+        }
+    )
+    for name in ("ebs_instance", "ebs_region", "ebs_volumes"):
+        del inventory.data("zk1")[name]
+    old = on_aws.unencrypted("kafka1")
+    ec2.attach_volume(VolumeId=old, InstanceId=on_aws.instances["kafka1"], Device="/dev/sdf")
+
+    def run(*options: str, deploy: str = REENCRYPT) -> Any:
+        on_aws.cloud.requests.clear()
+        return pyinfra(inventory, deploy, *options, variables=on_aws.cloud.variables)
+
+    early = run("-y")
+    assert early.returncode == 1
+    assert "the KMS key is not as declared yet" in early.stdout + early.stderr
+    key = make_key(on_aws)
+
+    on_aws.says("kafka1", {serial(old): "Amazon Elastic Block Store"},
+                more=("mounted\t/srv/strongbox\t/dev/nvme0n1", "running"))  # fmt: skip
+    dry = run("--dry")
+    said = dry.stdout + dry.stderr
+    assert dry.returncode == 0, said
+    for step in ("stop the broker", "unmount the old volume", "detach the old volume",
+                 "make a snapshot of the old volume", "mount the new volume"):  # fmt: skip
+        assert f"volume 'main': {step}" in said
+    assert on_aws.cloud.changes == []
+
+    # The gate asks the broker, which these answers do not let it do: nothing is stopped.
+    gated = run("-y")
+    assert gated.returncode == 1
+    assert "not restarted" in gated.stdout + gated.stderr
+    assert on_aws.cloud.changes == []
+
+    on_aws.says("kafka1", {})
+    copied = run("-y")
+    said = copied.stdout + copied.stderr
+    assert copied.returncode == 1
+    assert "the host has no NVMe disk with the serial vol" in said
+    assert on_aws.cloud.changes == [
+        "DetachVolume", "CreateSnapshot", "CopySnapshot", "CreateVolume", "AttachVolume",
+        "CreateTags", "CreateTags",
+    ]  # fmt: skip
+    (new,) = ec2.describe_volumes(Filters=[{"Name": "tag:strongbox:copy-of", "Values": [old]}])[
+        "Volumes"
+    ]
+    assert new["KmsKeyId"] == key
+
+    on_aws.says("kafka1", {serial(new["VolumeId"]): "Amazon Elastic Block Store"},
+                more=("mounted\t/srv/strongbox\t/dev/nvme0n1", "running",
+                      f"verified\t{new['VolumeId']}\t{key}"))  # fmt: skip
+    finished = run("-y")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert on_aws.cloud.changes == ["CreateTags"]
+
+    deleted = run("-y", "--data", f"ebs_delete_old={old}")
+    assert deleted.returncode == 0, deleted.stdout + deleted.stderr
+    assert on_aws.cloud.changes == ["DeleteSnapshot", "DeleteSnapshot", "DeleteVolume"]
+
+
+def make_key(on_aws: OnAws) -> str:
+    """What deploys/ebs.py would make."""
+    from roles.ebs import work
+    from roles.ebs.aws import Aws
+    from roles.ebs.host import EbsHost
+    from roles.ebs.settings import EbsSettings
+
+    settings = EbsSettings.load(
+        on_aws.inventory.data("kafka1") | {"ebs_key_users": on_aws.inventory.all["ebs_key_users"]}
+    )
+    cluster = on_aws.inventory.all["common_cluster"]
+    clients = {name: on_aws.cloud.client(name) for name in ("ec2", "kms", "sts")}
+    return work.settle_key(
+        Aws(REGION, dry=False, clients=clients),
+        EbsHost(cluster, "kafka1.fake.test", settings, {}, "kafka"),
+        lambda _line: None,
+    )

@@ -36,6 +36,7 @@ def clients() -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
+        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # there are thousands
         patch.delenv("AWS_ENDPOINT_URL", raising=False)
         session = boto3.session.Session(region_name=REGION)
         yield {name: session.client(name) for name in ("ec2", "kms", "sts")}
@@ -51,14 +52,9 @@ def aws(clients: dict[str, Any]) -> Aws:
     return Aws(REGION, dry=False, wait_s=10, sleep=never, clients=clients)
 
 
-@pytest.fixture(scope="module")
-def image(clients: dict[str, Any]) -> str:
-    return str(clients["ec2"].describe_images()["Images"][0]["ImageId"])
-
-
 @pytest.fixture
-def node(ec2: Any, image: str, request: pytest.FixtureRequest) -> EbsHost:
-    (instance,) = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"]
+def node(ec2: Any, request: pytest.FixtureRequest) -> EbsHost:
+    (instance,) = ec2.run_instances(ImageId="ami-00000001", MinCount=1, MaxCount=1)["Instances"]
     settings = EbsSettings(
         instance=instance["InstanceId"],
         region=REGION,
