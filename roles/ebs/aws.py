@@ -148,12 +148,14 @@ class Aws:
         dry: bool,
         wait_s: float = 600,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         clients: Mapping[str, Any] | None = None,
     ) -> None:
         self.region = region
         self.dry = dry
         self._wait_s = wait_s
         self._sleep = sleep
+        self._clock = clock
         self._clients = dict(clients or {})
         for client in self._clients.values():
             self._arm(client)
@@ -367,7 +369,7 @@ class Aws:
         known before `wait_volume`: AWS accepts a key that it then cannot use."""
         tags = {**more_tags, "Name": f"{place.cluster} {place.host} {place.volume}"}
         tags |= {**place.tags(), STATE: stage.value, **({COPY_OF: copy_of} if copy_of else {})}
-        now = datetime.datetime.now(datetime.UTC)
+        token = client_token(place, f"{snapshot}/{zone}/{key}", wanted, self._clock())
         arguments: dict[str, Any] = {
             "AvailabilityZone": zone,
             "Size": wanted.size_gib,
@@ -375,7 +377,7 @@ class Aws:
             "Iops": wanted.iops,
             "Encrypted": True,
             "KmsKeyId": key,
-            "ClientToken": client_token(place, f"{snapshot}/{zone}/{key}", wanted, now),
+            "ClientToken": token,
             "TagSpecifications": [_specification("volume", tags)],
         }
         if wanted.type == "gp3":

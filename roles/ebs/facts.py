@@ -13,7 +13,7 @@ from typing_extensions import override
 from roles.common.facts import END, complete, shell_words
 from roles.ebs.plan import NvmeDisk
 
-SYS = "/sys"
+ROOT = ""
 _SCRIPTS = Path(__file__).parent / "scripts"
 
 
@@ -56,7 +56,7 @@ class HostDisks(FactBase[Seen | None]):
 
     @override
     def command(self, unit: str, targets: Sequence[str]) -> StringCommand:
-        return StringCommand(script("look.sh", SYS, unit, *targets), "&& echo", END)
+        return StringCommand(script("look.sh", ROOT, unit, *targets), "&& echo", END)
 
     @override
     def process(self, output: list[str]) -> Seen | None:

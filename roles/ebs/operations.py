@@ -23,7 +23,7 @@ from roles.common.operations import (
 from roles.common.session import options
 from roles.ebs import work
 from roles.ebs.aws import Aws, AwsError
-from roles.ebs.facts import SYS, HostDisks, Seen, Succeeds, script
+from roles.ebs.facts import ROOT, HostDisks, Seen, Succeeds, script
 from roles.ebs.host import EbsHost, verified_paths
 from roles.ebs.model import Instance, serial
 from roles.ebs.plan import (
@@ -150,7 +150,7 @@ def settled_volumes(hosts: Hosts) -> Commands:
     for name in open_plans:
         made: list[str] = []
         yield _command(partial(_settle, aws, node, name, str(key), host.log, made))
-        yield script("wait.sh", SYS, serial(made[0]), str(_APPEAR_S))
+        yield script("wait.sh", ROOT, serial(made[0]), str(_APPEAR_S))
 
 
 def _settle(
@@ -321,9 +321,9 @@ def _commands(aws: Aws, node: EbsHost, now: Swap, step: Step, service: Service) 
             yield StringCommand(f"systemctl stop {service.unit}.service")
         case Step.UNMOUNT if now.old:
             old = serial(now.old.id)
-            yield script("unmount.sh", SYS, mount.target, old, service.unit)
+            yield script("unmount.sh", ROOT, mount.target, old, service.unit)
         case Step.RECORD if now.new:
-            yield script("wait.sh", SYS, serial(now.new.id), str(_APPEAR_S))
+            yield script("wait.sh", ROOT, serial(now.new.id), str(_APPEAR_S))
             seen = observe(host.name, node)
             _resolved(node, now.place.volume, now.new.id, seen)
             gone = now.new.copy_of
@@ -332,7 +332,7 @@ def _commands(aws: Aws, node: EbsHost, now: Swap, step: Step, service: Service) 
         case Step.MOUNT if now.new:
             yield script(
                 "mount.sh",
-                SYS,
+                ROOT,
                 mount.target,
                 serial(now.new.id),
                 serial(now.new.copy_of),

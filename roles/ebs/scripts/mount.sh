@@ -1,13 +1,13 @@
 # Mounts the new EBS volume where the old one was.
-# Arguments: SYS, MOUNT POINT, NEW SERIAL, OLD SERIAL, FILE SYSTEM, UNIT that must be stopped.
+# Arguments: ROOT (empty, but for tests), MOUNT POINT, NEW SERIAL, OLD SERIAL, FILE SYSTEM, UNIT that must be stopped.
 set -eu
-sys=$1; target=$2; serial=$3; old=$4; type=$5; unit=$6
+root=$1; target=$2; serial=$3; old=$4; type=$5; unit=$6
 fail() { echo "$target: $*; nothing was mounted" >&2; exit 1; }
-exec 9>>/run/strongbox-ebs.lock; flock 9
+exec 9>>"$root/run/strongbox-ebs.lock"; flock 9
 ! systemctl is-active --quiet "$unit" || fail "$unit runs"
 ! findmnt -rn --mountpoint "$target" >/dev/null || fail "something is mounted there already"
 name=
-for disk in "$sys"/block/nvme*; do
+for disk in "$root"/sys/block/nvme*; do
   [ -e "$disk/device/serial" ] || continue
   [ "$(tr -d '[:space:]' <"$disk/device/serial")" != "$serial" ] || name=${disk##*/}
 done
@@ -16,7 +16,7 @@ has=$(blkid -p -o value -s TYPE "/dev/$name") || fail "/dev/$name has no file sy
 [ "$has" = "$type" ] || fail "/dev/$name has $has, expected $type"
 # What mounts it at boot names the disk by its serial, and was written for the old one.
 link=nvme-Amazon_Elastic_Block_Store_
-for file in /etc/fstab /etc/systemd/system/*.mount; do
+for file in "$root/etc/fstab" "$root"/etc/systemd/system/*.mount; do
   [ -f "$file" ] && grep -q "$link$old" "$file" || continue
   sed "s|$link$old|$link$serial|g" "$file" >"$file.strongbox-new"
   chmod 644 "$file.strongbox-new"; sync "$file.strongbox-new"

@@ -1,7 +1,7 @@
 # Waits until the host has the NVMe disk with that serial, as udev sees it a moment after AWS says
-# "attached". Arguments: SYS, SERIAL, SECONDS.
-sys=$1; serial=$2; left=$3
-until grep -qsE "^$serial *\$" "$sys"/block/nvme*/device/serial; do
+# "attached". Arguments: ROOT (empty, but for tests), SERIAL, SECONDS.
+root=$1; serial=$2; left=$3
+until grep -qsE "^$serial *\$" "$root"/sys/block/nvme*/device/serial; do
   left=$((left - 1))
   if [ "$left" -lt 0 ]; then
     echo "no NVMe disk with the serial $serial came within $3 s: is ebs_instance this host's, and" \
