@@ -316,6 +316,24 @@ class Aws:
             for item in reservation["Instances"]
         }
 
+    def tagged_instances(self, cluster: str) -> list[tuple[str, dict[str, str], str, str]]:
+        """Id, tags, private address and private DNS name of the cluster's running instances."""
+        filters = [
+            {"Name": f"tag:{CLUSTER}", "Values": [cluster]},
+            {"Name": "instance-state-name", "Values": ["running"]},
+        ]
+        return [
+            (
+                str(item["InstanceId"]),
+                _tags(item),
+                str(item.get("PrivateIpAddress", "")),
+                str(item.get("PrivateDnsName", "")),
+            )
+            for page in self._pages("ec2", "describe_instances", Filters=filters)
+            for reservation in page["Reservations"]
+            for item in reservation["Instances"]
+        ]
+
     # Changes
 
     def create_key(

@@ -7,10 +7,15 @@ their NVMe disks is written by hand.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,7 +24,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from roles.common.facts import END
-from tests.fake.conftest import Inventory, Pyinfra
+from tests.fake.conftest import PROJECT, Inventory, Pyinfra
 
 REGION = "eu-central-1"
 EBS, REENCRYPT = "deploys/ebs.py", "deploys/ebs_reencrypt.py"
@@ -58,8 +63,6 @@ class Cloud:
 
 def recording(app: Callable[..., Any], requests: list[str]) -> Callable[..., Any]:
     def recorded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        import io
-
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
@@ -328,3 +331,17 @@ def make_key(on_aws: OnAws) -> str:
         EbsHost(cluster, "kafka1.fake.test", settings, {}, "kafka"),
         lambda _line: None,
     )
+
+
+def test_without_credentials_the_aws_inventory_says_so_in_one_line(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path),
+                   "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    for command in (("-m", "pyinfra", "inventories/aws.py", EBS, "--dry"),
+                    ("-m", "strongbox", "ca", "show", "-i", "inventories/aws.py")):  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, *command], cwd=PROJECT, env=environment, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 1
+        (line,) = [item for item in result.stderr.splitlines() if not item.startswith("-->")]
+        assert line.startswith("inventories/aws.py: AWS: sts get_caller_identity: no credentials")

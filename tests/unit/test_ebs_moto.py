@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -13,11 +15,13 @@ from moto import mock_aws
 from roles.ebs import work
 from roles.ebs.aws import Aws, AwsError, DryRunError
 from roles.ebs.host import EbsHost
-from roles.ebs.model import STATE, Place, Stage
+from roles.ebs.model import CLUSTER, STATE, Place, Stage
 from roles.ebs.plan import KeyStep, Refusal
 from roles.ebs.settings import EbsSettings, EbsVolume
 from roles.ebs.swap import HostState, Step, Swap, next_step, plan_delete, swap
+from strongbox.cluster import Declared, load
 
+PROJECT = Path(__file__).resolve().parents[2]
 REGION = "eu-central-1"
 USER = "arn:aws:iam::123456789012:role/provisioner"
 
@@ -220,3 +224,44 @@ def test_tags_of_another_cluster_are_not_ours(aws: Aws, node: EbsHost, ec2: Any)
     tags = Place("other", "kafka1.test", "main").tags() | {STATE: "current"}
     ec2.create_tags(Resources=[volume], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
     assert aws.volumes(node.cluster) == {}
+
+
+def test_the_aws_inventory(
+    aws: Aws, node: EbsHost, ec2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [node.settings.instance]
+    more = ec2.run_instances(ImageId="ami-00000001", MinCount=6, MaxCount=6)["Instances"]
+    ids += [item["InstanceId"] for item in more]
+    roles = [(role, number) for role in ("broker", "zookeeper") for number in (1, 2, 3)]
+    for name, (role, number) in zip(ids, [*roles, ("broker", 4)], strict=True):
+        tags = {CLUSTER: "inv", "strongbox:role": role, "strongbox:number": str(number)}
+        ec2.create_tags(Resources=[name], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+    ec2.terminate_instances(InstanceIds=[ids[6]])
+    dns = ec2.describe_instances(InstanceIds=[ids[0]])["Reservations"][0]["Instances"][0]
+    host = replace(node, cluster="inv", hostname=dns["PrivateDnsName"])
+    key = work.settle_key(aws, host, quiet)
+    volume = work.settle_volume(aws, host, "main", key, quiet).id
+
+    monkeypatch.setenv("STRONGBOX_CLUSTER", "inv")
+    monkeypatch.setenv("AWS_REGION", REGION)
+    made = runpy.run_path(str(PROJECT / "inventories" / "aws.py"))
+    hosts = dict(made["brokers"] + made["zookeepers"])
+    assert list(hosts) == ["kafka1", "kafka2", "kafka3", "zk1", "zk2", "zk3"]
+    # It is a declaration that is right, but for the archives, which are in group_data.
+    declared = {
+        name: Declared((group,), data | {f"{role}_archive": "x"})
+        for group, role in (("brokers", "kafka"), ("zookeepers", "zookeeper"))
+        for name, data in made[group]
+    }
+    cluster = load(declared, ("ssh_hostname", "ssh_user"))
+    layout = cluster.nodes["kafka1"].volumes.layout
+    assert layout["main"].ebs_volume == volume
+    assert layout["main"].device.endswith(volume.replace("-", ""))
+    assert layout["data1"].ebs_volume == "vol-00000000000000000"
+    assert cluster.nodes["kafka1"].ebs.instance == ids[0]
+
+    monkeypatch.setenv("STRONGBOX_CLUSTER", "absent")
+    with pytest.raises(
+        SystemExit, match="no running instance has the tag strongbox:cluster=absent"
+    ):
+        runpy.run_path(str(PROJECT / "inventories" / "aws.py"))
