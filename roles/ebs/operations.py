@@ -326,8 +326,7 @@ def _commands(aws: Aws, node: EbsHost, now: Swap, step: Step, service: Service) 
             yield script("wait.sh", ROOT, serial(now.new.id), str(_APPEAR_S))
             seen = observe(host.name, node)
             _resolved(node, now.place.volume, now.new.id, seen)
-            gone = now.new.copy_of
-            others = {vol: arn for vol, arn in seen.verified.items() if vol != gone}
+            others = asked(lambda: _still_right(aws, node, now, seen))
             yield from managed_paths._inner(wanted=verified_paths({**others, now.new.id: now.key}))
         case Step.MOUNT if now.new:
             yield script(
@@ -343,6 +342,19 @@ def _commands(aws: Aws, node: EbsHost, now: Swap, step: Step, service: Service) 
             yield from service.come_up()
         case _:
             yield _command(lambda: work.take_swap_step(aws, node, now, step))
+
+
+def _still_right(aws: Aws, node: EbsHost, now: Swap, seen: Seen) -> dict[str, str]:
+    """Of the host's other volumes those that were recorded, and are still what was recorded."""
+    return {
+        disk.id: now.key
+        for place, disks in aws.volumes(node.cluster).items()
+        for disk in disks
+        if place.host == node.hostname
+        and seen.verified.get(disk.id) == now.key
+        and disk.is_under(now.key)
+        and disk.attached_to == (now.instance.id,)
+    }
 
 
 @operation()
