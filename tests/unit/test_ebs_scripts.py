@@ -161,11 +161,17 @@ def test_mount(host: Host) -> None:
     host.disk("nvme2n1", NEW)
     fstab = host.root / "etc/fstab"
     fstab.write_text(f"/dev/root / ext4\n{LINK}{OLD} {TARGET} xfs\n")
+    declared = host.root / "etc/strongbox/volumes"
+    declared.write_text(f"# KIND\nebs {TARGET} vol-0000000a\nebs {TARGET}-data1 vol-0000000a\n")
     other = host.root / "etc/systemd/system/other.mount"
     other.write_text("What=/dev/root\n")
     result = mount(host)
     assert result.returncode == 0, result.stderr
     assert fstab.read_text() == f"/dev/root / ext4\n{LINK}{NEW} {TARGET} xfs\n"
+    # As the start guard reads it, for this mount point.
+    assert declared.read_text() == (
+        f"# KIND\nebs {TARGET} vol-0000000b\nebs {TARGET}-data1 vol-0000000a\n"
+    )
     assert other.read_text() == "What=/dev/root\n"
     done = (host.root / "calls").read_text().splitlines()
     assert done[-1] == f"mount -t xfs -o noatime,nodev,nosuid,noexec /dev/nvme2n1 {TARGET}"

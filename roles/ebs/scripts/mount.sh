@@ -14,11 +14,13 @@ done
 [ -n "$name" ] || fail "no NVMe disk has the serial $serial"
 has=$(blkid -p -o value -s TYPE "/dev/$name") || fail "/dev/$name has no file system"
 [ "$has" = "$type" ] || fail "/dev/$name has $has, expected $type"
-# What mounts it at boot names the disk by its serial, and was written for the old one.
+# The start guard's list names the volume; what mounts it at boot may name the disk by its serial.
 link=nvme-Amazon_Elastic_Block_Store_
-for file in "$root/etc/fstab" "$root"/etc/systemd/system/*.mount; do
-  [ -f "$file" ] && grep -q "$link$old" "$file" || continue
-  sed "s|$link$old|$link$serial|g" "$file" >"$file.strongbox-new"
+id() { echo "vol-${1#vol}"; }
+for file in "$root/etc/strongbox/volumes" "$root/etc/fstab" "$root"/etc/systemd/system/*.mount; do
+  [ -f "$file" ] && grep -qE "$link$old|^ebs $target $(id "$old")\$" "$file" || continue
+  sed "s|$link$old|$link$serial|g; s|^ebs $target $(id "$old")\$|ebs $target $(id "$serial")|" \
+    "$file" >"$file.strongbox-new"
   chmod 644 "$file.strongbox-new"; sync "$file.strongbox-new"
   mv -fT "$file.strongbox-new" "$file"
 done
