@@ -329,16 +329,11 @@ def _commands(aws: Aws, node: EbsHost, now: Swap, step: Step, service: Service) 
             others = asked(lambda: _still_right(aws, node, now, seen))
             yield from managed_paths._inner(wanted=verified_paths({**others, now.new.id: now.key}))
         case Step.MOUNT if now.new:
-            yield script(
-                "mount.sh",
-                ROOT,
-                mount.target,
-                serial(now.new.id),
-                serial(now.new.copy_of),
-                mount.filesystem,
-                service.unit,
-            )
-        case Step.START:
+            new = serial(now.new.id)
+            yield script("mount.sh", ROOT, mount.target, new, mount.filesystem, service.unit)
+        case Step.START if now.new:
+            new, before = serial(now.new.id), serial(now.new.copy_of)
+            yield script("rename.sh", ROOT, mount.target, new, before)
             yield from service.come_up()
         case _:
             yield _command(lambda: work.take_swap_step(aws, node, now, step))

@@ -98,7 +98,7 @@ def plan_key(wanted: KeyWanted, seen: KeysSeen) -> list[KeyStep] | Refusal:
     else:
         if reason := unusable(found):
             return Refusal(reason)
-        if seen.by_alias is None:
+        if seen.by_alias is None and found.ours:
             steps.append(KeyStep.ALIAS)
         more = _kept_up(wanted, found)
         if isinstance(more, Refusal):

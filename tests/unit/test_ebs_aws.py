@@ -292,6 +292,12 @@ def test_errors_are_one_line(
     assert "CANARY" not in message
 
 
+def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(AwsError, match=r"sts get_caller_identity: .*profile \(absent\)"):
+        Aws(REGION, dry=True).identity()
+
+
 def test_errors_without_an_answer() -> None:
     said = explain("ec2 describe_volumes", NoCredentialsError())
     assert said == (

@@ -203,6 +203,7 @@ def test_which_key_is_meant_must_be_plain() -> None:
     pinned = replace(KEY, pinned=ARN)
     assert "names" in str(plan_key(pinned, KeysSeen(other, by_pin=GOOD)))
     assert plan_key(pinned, KeysSeen(None, by_pin=GOOD)) == [KeyStep.ALIAS]
+    assert plan_key(pinned, KeysSeen(None, by_pin=replace(GOOD, ours=False))) == []
     assert "2 keys have this" in str(plan_key(KEY, KeysSeen(None, (GOOD, other))))
 
 

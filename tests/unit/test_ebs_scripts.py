@@ -154,46 +154,52 @@ def test_a_volume_in_use_elsewhere_is_told(host: Host) -> None:
 
 
 def mount(host: Host) -> subprocess.CompletedProcess[str]:
-    return host.run("mount.sh", TARGET, NEW, OLD, "xfs", "kafka")
+    return host.run("mount.sh", TARGET, NEW, "xfs", "kafka")
 
 
 def test_mount(host: Host) -> None:
     host.disk("nvme2n1", NEW)
+    result = mount(host)
+    assert result.returncode == 0, result.stderr
+    done = (host.root / "calls").read_text().splitlines()
+    assert done[-1] == f"mount -t xfs -o noatime,nodev,nosuid,noexec /dev/nvme2n1 {TARGET}"
+    host.answers["MOUNTED"] = "/dev/nvme2n1"
+    assert mount(host).returncode == 0
+    assert "mount" not in host.calls
+
+
+def test_the_new_volume_is_named_where_the_old_one_was(host: Host) -> None:
     fstab = host.root / "etc/fstab"
     fstab.write_text(f"/dev/root / ext4\n{LINK}{OLD} {TARGET} xfs\n")
     declared = host.root / "etc/strongbox/volumes"
     declared.write_text(f"# KIND\nebs {TARGET} vol-0000000a\nebs {TARGET}-data1 vol-0000000a\n")
     other = host.root / "etc/systemd/system/other.mount"
     other.write_text("What=/dev/root\n")
-    result = mount(host)
-    assert result.returncode == 0, result.stderr
-    assert fstab.read_text() == f"/dev/root / ext4\n{LINK}{NEW} {TARGET} xfs\n"
-    # As the start guard reads it, for this mount point.
-    assert declared.read_text() == (
-        f"# KIND\nebs {TARGET} vol-0000000b\nebs {TARGET}-data1 vol-0000000a\n"
-    )
-    assert other.read_text() == "What=/dev/root\n"
-    done = (host.root / "calls").read_text().splitlines()
-    assert done[-1] == f"mount -t xfs -o noatime,nodev,nosuid,noexec /dev/nvme2n1 {TARGET}"
-    assert done[-2] == "systemctl daemon-reload"
+    for _ in range(2):
+        result = host.run("rename.sh", TARGET, NEW, OLD)
+        assert result.returncode == 0, result.stderr
+        assert fstab.read_text() == f"/dev/root / ext4\n{LINK}{NEW} {TARGET} xfs\n"
+        # As the start guard reads it, for this mount point.
+        assert declared.read_text() == (
+            f"# KIND\nebs {TARGET} vol-0000000b\nebs {TARGET}-data1 vol-0000000a\n"
+        )
+        assert other.read_text() == "What=/dev/root\n"
+    assert host.calls == ["systemctl"]
 
 
 @pytest.mark.parametrize(
     ("answers", "serial", "said"),
     [
         ({"RUNS": "yes"}, NEW, "kafka runs"),
-        ({"MOUNTED": "/dev/nvme1n1"}, NEW, "something is mounted there already"),
+        ({"MOUNTED": "/dev/nvme1n1"}, NEW, "/dev/nvme1n1 is mounted there already"),
         ({"HAS": "ext4"}, NEW, "has ext4, expected xfs"),
         ({}, "vol0000000c", f"no NVMe disk has the serial {NEW}"),
     ],
 )
 def test_mount_refuses(host: Host, answers: dict[str, str], serial: str, said: str) -> None:
     host.disk("nvme2n1", serial)
-    fstab = host.root / "etc/fstab"
-    fstab.write_text(f"{LINK}{OLD} {TARGET} xfs\n")
     host.answers |= answers
     result = mount(host)
     assert result.returncode == 1
     assert said in result.stderr
     assert "mount" not in host.calls
-    assert OLD in fstab.read_text()
