@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from roles.ebs import work
 from roles.ebs.aws import Aws, AwsError, DryRunError
 from roles.ebs.host import EbsHost
 from roles.ebs.model import CLUSTER, STATE, Place, Stage
-from roles.ebs.plan import KeyStep, Refusal
+from roles.ebs.plan import KeyStep, Refusal, free_device
 from roles.ebs.settings import EbsSettings, EbsVolume
 from roles.ebs.swap import HostState, Step, Swap, next_step, plan_delete, swap
 from strongbox.cluster import Declared, load
@@ -153,18 +155,73 @@ def test_a_dry_client_sends_no_change(node: EbsHost, clients: dict[str, Any]) ->
 HOST_STEPS = {Step.STOP, Step.UNMOUNT, Step.RECORD, Step.MOUNT, Step.START}
 
 
-def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
-    key = work.settle_key(aws, node, quiet)
-    place = node.place("main")
-    name = node.settings.instance
-    zone = aws.instances([name])[name].zone
-    old = ec2.create_volume(AvailabilityZone=zone, Size=8, VolumeType="gp3")["VolumeId"]
-    ec2.create_tags(Resources=[old], Tags=[{"Key": k, "Value": v} for k, v in place.tags().items()])
-    ec2.attach_volume(VolumeId=old, InstanceId=name, Device="/dev/sdf")
-    host = HostState(running=True, mounted=old)
+class Killed(Exception):
+    pass
 
-    def look() -> Swap:
-        found = swap(
+
+class MortalAws(Aws):
+    """The run that uses it is killed once, right after AWS has got its Nth change."""
+
+    changes = 0
+    last = 0
+
+    def _change(self, service: str, operation: str, **arguments: Any) -> Any:
+        answer = super()._change(service, operation, **arguments)
+        self.changes += 1
+        if self.changes == self.last:
+            raise Killed(operation)
+        return answer
+
+
+def mortal(clients: dict[str, Any], last: int) -> MortalAws:
+    made = MortalAws(REGION, dry=False, wait_s=10, sleep=never, clients=clients)
+    made.last = last
+    return made
+
+
+def until_it_lives(act: Callable[[], str]) -> str:
+    try:
+        return act()
+    except Killed:
+        return act()
+
+
+def test_killed_after_each_change_no_second_key_or_volume_is_made(
+    clients: dict[str, Any], node: EbsHost
+) -> None:
+    kms = clients["kms"]
+    for last in range(1, 6):
+        aws = mortal(clients, last)
+        host = replace(node, cluster=f"killed-{last}")
+        before = len(kms.list_keys()["Keys"])
+        key = until_it_lives(partial(work.settle_key, aws, host, quiet))
+        until_it_lives(lambda aws=aws, host=host, key=key: work.settle_volume(
+            aws, host, "main", key, quiet).id)  # fmt: skip
+        assert aws.changes == 5
+        assert len(kms.list_keys()["Keys"]) == before + 1
+        (disk,) = aws.volumes(host.cluster)[host.place("main")]
+        assert disk.is_under(key)
+        assert disk.attached_to == (node.settings.instance,)
+
+
+def unencrypted(aws: Aws, node: EbsHost, ec2: Any) -> str:
+    """Id of a volume with the host's tags that is attached and not encrypted."""
+    name, tags = node.settings.instance, node.place("main").tags()
+    instance = aws.instances([name])[name]
+    made = ec2.create_volume(AvailabilityZone=instance.zone, Size=8, VolumeType="gp3")["VolumeId"]
+    ec2.create_tags(Resources=[made], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
+    device = free_device(instance.devices)
+    ec2.attach_volume(VolumeId=made, InstanceId=name, Device=device)
+    return str(made)
+
+
+def exchange(aws: Aws, node: EbsHost, key: str, old: str) -> list[Step]:
+    """What the deploy does, with a host that does as it is told."""
+    place, name = node.place("main"), node.settings.instance
+    host = HostState(running=True, mounted=old)
+    taken: list[Step] = []
+    while True:
+        now = swap(
             place,
             key,
             aws.instances([name])[name],
@@ -173,21 +230,16 @@ def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
             work.snapshots_at(aws, place),
             8,
         )
-        assert isinstance(found, Swap)
-        return found
-
-    taken: list[Step] = []
-    new = ""
-    while True:
-        now = look() if Step.FINISH not in taken else None
-        step = next_step(now) if now else None
-        if now is None or step is None:
-            break
+        step = next_step(now) if isinstance(now, Swap) else None
+        if step is None:
+            assert now is None
+            return taken
         assert isinstance(step, Step), step
+        assert isinstance(now, Swap)
         taken.append(step)
-        new = now.new.id if now.new else new
         if step not in HOST_STEPS:
-            work.take_swap_step(aws, node, now, step)
+            with suppress(Killed):
+                work.take_swap_step(aws, node, now, step)
         elif step is Step.STOP:
             host = replace(host, running=False)
         elif step is Step.UNMOUNT:
@@ -195,10 +247,37 @@ def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
         elif step is Step.RECORD:
             host = replace(host, recorded=True)
         elif step is Step.MOUNT:
-            host = replace(host, mounted=new)
+            assert now.new
+            host = replace(host, mounted=now.new.id)
         else:
             host = replace(host, running=True, in_sync=True)
-    assert taken == [step for step in Step if not step.name.startswith("WAIT")]
+
+
+PLAIN = [step for step in Step if not step.name.startswith("WAIT")]
+
+
+def test_a_reencryption_killed_after_each_change(clients: dict[str, Any], node: EbsHost) -> None:
+    key = work.settle_key(mortal(clients, 0), node, quiet)
+    for last in range(1, 9):
+        aws, host = mortal(clients, last), replace(node, cluster=f"moved-{last}")
+        old = unencrypted(aws, host, clients["ec2"])
+        assert exchange(aws, host, key, old) == PLAIN
+        assert aws.changes == 8
+        disks = {disk.stage: disk for disk in aws.volumes(host.cluster)[host.place("main")]}
+        assert set(disks) == {Stage.REPLACED, Stage.CURRENT}
+        assert disks[Stage.REPLACED].id == old
+        assert disks[Stage.CURRENT].is_under(key)
+        assert len(work.snapshots_at(aws, host.place("main"))) == 2
+        # There are only so many names for attachments.
+        aws.detach(disks[Stage.CURRENT].id, node.settings.instance, disks[Stage.CURRENT].device)
+
+
+def test_reencryption(aws: Aws, node: EbsHost, ec2: Any) -> None:
+    key = work.settle_key(aws, node, quiet)
+    place, name = node.place("main"), node.settings.instance
+    old = unencrypted(aws, node, ec2)
+    assert exchange(aws, node, key, old) == PLAIN
+    (new,) = [disk.id for disk in aws.volumes(node.cluster)[place] if disk.id != old]
     disks = {disk.id: disk for disk in aws.volumes(node.cluster)[place]}
     assert disks[old].stage is Stage.REPLACED
     assert disks[old].state == "available"
