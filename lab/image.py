@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 # Hosts have no way out, so nothing may try; what is not needed must not take CPU from the brokers.
 # Units that watch a path cost an inotify instance each, of which the machine has few for all hosts.
-_SETUP = f"""
+SETUP = f"""
 set -eu
 useradd --uid {USER_ID} --create-home --shell /bin/bash {USER}
 install -d -m 700 -o {USER} -g {USER} /home/{USER}/.ssh
@@ -54,7 +54,7 @@ _WORDS_OF_FAILURE = 2000
 
 def key() -> str:
     """Names the image that this recipe makes."""
-    return hashlib.sha256(f"{SUITE}{PACKAGES}{_SETUP}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{SUITE}{PACKAGES}{SETUP}".encode()).hexdigest()[:12]
 
 
 def record(host_folder: Path) -> Path:
@@ -73,11 +73,15 @@ def build(images: Path, say: Callable[[str], None]) -> Path:
         if not image.is_dir():
             say("building the hosts' Debian image (once, about two minutes)")
             remove_unused(images)
-            _bootstrap(image)
+            bootstrap(image, PACKAGES, SETUP)
     return image
 
 
-def _bootstrap(image: Path) -> None:
+def bootstrap(image: Path, packages: Sequence[str], setup: str) -> None:
+    """Makes the folder a Debian root. A failure leaves nothing.
+
+    :param setup: shell script that runs inside it as root.
+    """
     temporary = image.with_suffix(".new")
     # Ends with this process, however that ends, and takes its mounts with it.
     alone = [
@@ -86,8 +90,8 @@ def _bootstrap(image: Path) -> None:
     ]  # fmt: skip
     command = [
         "mmdebstrap", "--variant=minbase", "--mode=root", "--quiet",
-        f"--include={','.join(PACKAGES)}",
-        f'--customize-hook=chroot "$1" sh -c {shlex.quote(_SETUP)}',
+        f"--include={','.join(packages)}",
+        f'--customize-hook=chroot "$1" sh -c {shlex.quote(setup)}',
         SUITE, str(temporary),
     ]  # fmt: skip
     try:
@@ -147,7 +151,7 @@ def lock(images: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another lab builds the hosts' image: waiting for it")
+            say("another command builds an image: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

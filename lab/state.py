@@ -27,7 +27,7 @@ MOST_ZOOKEEPERS, MOST_BROKERS, MOST_DATA_DISKS = 9, 50, 4
 NSPAWN, UML = "nspawn", "uml"
 MAIN_GIB, DATA_GIB = 2.0, 1.5
 # Folders of `.lab` that all labs share.
-IMAGES, ARCHIVES = "image", "dist"
+IMAGES, ARCHIVES, BOXES = "image", "dist", "box"
 
 
 class LabError(Exception):
@@ -105,7 +105,7 @@ class Lab:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", self.name):
             raise LabError(f"lab name {self.name!r}: 1 to 8 of a-z and 0-9, a letter first")
-        if self.name in (IMAGES, ARCHIVES):
+        if self.name in (IMAGES, ARCHIVES, BOXES):
             raise LabError(f"lab name {self.name!r} is taken: all labs share that folder")
 
     @property
@@ -115,6 +115,10 @@ class Lab:
     @property
     def images(self) -> Path:
         return self.root / IMAGES
+
+    @property
+    def boxes(self) -> Path:
+        return self.root / BOXES
 
     @property
     def namespace(self) -> str:

@@ -168,8 +168,8 @@ def test_without_one_kernel_the_remedy_is_told(
 
 
 def test_the_recipe_has_no_way_in_but_keys() -> None:
-    assert "PasswordAuthentication no" in image._SETUP
-    assert "PermitRootLogin no" in image._SETUP
-    assert "rm -f /etc/ssh/ssh_host_*" in image._SETUP
-    for script in (image._SETUP, disk_image._SCRIPT):
+    assert "PasswordAuthentication no" in image.SETUP
+    assert "PermitRootLogin no" in image.SETUP
+    assert "rm -f /etc/ssh/ssh_host_*" in image.SETUP
+    for script in (image.SETUP, disk_image._SCRIPT):
         assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0

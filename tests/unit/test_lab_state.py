@@ -56,7 +56,7 @@ def test_names_that_do_not_fit_are_refused(name: str) -> None:
         Lab(name)
 
 
-@pytest.mark.parametrize("name", ["image", "dist"])
+@pytest.mark.parametrize("name", ["image", "dist", "box"])
 def test_a_lab_cannot_be_named_like_a_shared_folder(name: str) -> None:
     """Taking it down would remove what the other labs use."""
     with pytest.raises(LabError, match="taken"):

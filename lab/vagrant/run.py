@@ -1,0 +1,101 @@
+"""Drives Vagrant: the machines up and down, and the whole proof that ``make vagrant`` is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lab.state import PROJECT, LabError
+from lab.vagrant import box, machines, plan, probe
+from lab.vagrant.libvirt import Libvirt
+
+Say = Callable[[str], None]
+
+
+class Vagrant:
+    """The project's machines under libvirt, with all of Vagrant's own files in the lab's folder."""
+
+    def __init__(self, say: Say) -> None:
+        self.lab = plan.lab()
+        self.libvirt = Libvirt(self.lab)
+        self.say = say
+
+    @property
+    def _chosen(self) -> Path:
+        return self.lab.folder / "accelerator"
+
+    def environment(self) -> dict[str, str]:
+        values = {key: value for key, value in os.environ.items() if not key.startswith("PYINFRA_")}
+        values |= {
+            "VAGRANT_HOME": str(self.lab.folder / "home"),
+            "VAGRANT_DOTFILE_PATH": str(self.lab.folder / "dot"),
+            "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+            "VAGRANT_NO_COLOR": "1",
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "PYINFRA_PROGRESS": "off",
+            "STRONGBOX_LAB": self.lab.name,
+        }
+        if self._chosen.exists():
+            values.setdefault("STRONGBOX_VAGRANT_ACCELERATOR", self._chosen.read_text())
+        return values
+
+    def run(self, *command: str, names: bool = False) -> None:
+        """Runs the command where it reaches the machines.
+
+        :param names: it knows the machines' names too.
+        :raises LabError: when it fails.
+        """
+        result = subprocess.run(
+            [*self.words(names), *command], cwd=PROJECT, env=self.environment(), check=False
+        )
+        if result.returncode != 0:
+            raise LabError(f"{' '.join(command[:3])}: exit code {result.returncode}, see above")
+
+    def words(self, names: bool = False) -> list[str]:
+        words = self.libvirt.inside()
+        if names:
+            words += [
+                "unshare", "--mount", "--propagation", "slave",
+                "sh", "-c", 'mount --bind "$1" /etc/hosts && shift && exec "$@"', "sh",
+                str(self.lab.etc_hosts),
+            ]  # fmt: skip
+        return words
+
+    def up(self) -> None:
+        wanted = plan.read(os.environ)
+        folder = box.build(self.lab.boxes, self.say)
+        with self.lab.lock(self.say):
+            if "STRONGBOX_VAGRANT_ACCELERATOR" not in os.environ and not self._chosen.exists():
+                chosen = probe.accelerator(folder / box.KERNEL, folder / box.INITRD)
+                self.say(
+                    "a kernel boots with KVM here"
+                    if chosen == "kvm"
+                    else "no kernel boots with KVM here: plain emulation, which is slow"
+                )
+                self._chosen.write_text(chosen)
+            self.libvirt.start()
+            where = "a libvirt of their own" if self.libvirt.is_ours else "this machine's libvirt"
+            self.say(f"{len(wanted.machines)} machines in {where}")
+            self.run("vagrant", "--no-tty", "up", "--no-parallel")
+            self.write_names()
+        self.say(f"they answer: {' '.join(made.name for made in machines.read(self.lab.folder))}")
+
+    def write_names(self) -> None:
+        made = machines.read(self.lab.folder)
+        machines.write_names(made, self.lab.known_hosts, self.lab.etc_hosts)
+
+    def down(self) -> None:
+        """Removes the machines, libvirt and all files but the box, whatever state they are in."""
+        with self.lab.lock(self.say):
+            if (self.lab.folder / "dot").is_dir():
+                try:
+                    self.run("vagrant", "--no-tty", "destroy", "--force")
+                except LabError as error:
+                    if not self.libvirt.is_ours:
+                        raise
+                    self.say(str(error))
+            self.libvirt.stop()
+            shutil.rmtree(self.lab.folder)
