@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 
 import click
+from rich.console import Console
 
 from lab.state import LabError
 from lab.vagrant import box, plan, run
+from lab.vagrant.prove import Proof
 
 _BEGAN = time.monotonic()
 
@@ -62,13 +66,34 @@ def down(vagrant: run.Vagrant) -> None:
     say("the machines are gone")
 
 
+@main.command(name="run")
+@click.option("--messages", default=1000, show_default=True, help="Sent before and after.")
+@click.option("--keep", is_flag=True, help="Leave the machines as they are at the end.")
+@click.pass_obj
+def prove(vagrant: run.Vagrant, messages: int, keep: bool) -> None:
+    """Machines, a cluster on encrypted volumes, messages, reboots, the messages again; then away.
+
+    They are taken down after a failure too.
+    """
+    # So that what follows is done when the process is told to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    proof = Proof(vagrant, messages)
+    try:
+        proof.run()
+    finally:
+        if not keep:
+            say("taking the machines down")
+            vagrant.down()
+    proof.report(Console(highlight=False))
+
+
 @main.command(name="exec", context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_obj
 def execute(vagrant: run.Vagrant, command: tuple[str, ...]) -> None:
     """Runs a command where it reaches the machines and knows their names."""
     words = [*vagrant.words(names=True), *command]
-    os.execvpe(words[0], words, vagrant.environment())  # noqa: S606
+    os.execvpe(words[0], words, vagrant.environment())
 
 
 if __name__ == "__main__":

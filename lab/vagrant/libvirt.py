@@ -94,7 +94,7 @@ class Libvirt:
             )  # fmt: skip
         processes.record(self._record, process.pid)
         deadline = time.monotonic() + _START_S
-        # Through the process's own view: a path in the project's folder can be too long for a socket.
+        # As the process sees it: in the project's folder the path can be too long for a socket.
         while not _answers(Path(f"/proc/{process.pid}/root{SOCKET}")):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (self.folder / "libvirtd.log").read_text(errors="replace")[-2000:]

@@ -1,4 +1,4 @@
-"""Whether a kernel boots here with hardware virtualisation: the device can be there and not work."""
+"""Whether a kernel boots here with KVM: its device can be there and not work."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+from lab import network
 from lab.state import PROJECT, LabError
 from lab.vagrant import box, machines, plan, probe
 from lab.vagrant.libvirt import Libvirt
+from lab.vagrant.machines import Made
 
 Say = Callable[[str], None]
 
@@ -53,6 +55,17 @@ class Vagrant:
         )
         if result.returncode != 0:
             raise LabError(f"{' '.join(command[:3])}: exit code {result.returncode}, see above")
+
+    def ssh(self, made: Made, command: str) -> str:
+        """Standard output of a command on the machine.
+
+        :raises LabError: when it fails.
+        """
+        return network.run(
+            *self.words(), "ssh", "-F", "/dev/null", "-i", made.key, "-o", "IdentitiesOnly=yes",
+            "-o", f"UserKnownHostsFile={self.lab.known_hosts}", "-o", "StrictHostKeyChecking=yes",
+            "-o", "LogLevel=ERROR", f"{made.user}@{made.address}", command,
+        ).stdout  # fmt: skip
 
     def words(self, names: bool = False) -> list[str]:
         words = self.libvirt.inside()
