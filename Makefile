@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export STRONGBOX_LAB ?= lab
 
-.PHONY: help lab lab-down test test-long check bench lock prerequisites
+.PHONY: help lab lab-down test test-long check bench lock prerequisites vagrant vagrant-box \
+  vagrant-down vagrant-prerequisites
 
 help:
 	@echo 'make lab       six hosts with their own kernels: ZooKeeper and Kafka, every connection TLS;'
@@ -14,6 +15,7 @@ help:
 	@echo 'make test      every test that CI runs, on hosts of its own'
 	@echo 'make test-long the same, with all that is left out there for its time'
 	@echo 'make bench     compares a run that changes nothing with an Ansible playbook'
+	@echo 'make vagrant   a cluster on virtual machines with LUKS, through a reboot: docs/vagrant.md'
 	@echo 'make check     lint, types, unit and fake-host tests: under 2 minutes'
 	@echo 'make lock      pins what pyproject.toml asks for, with hashes; UPGRADE=1 takes newer versions'
 
@@ -65,3 +67,16 @@ lock:
 	  $(UV)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
 	@$(UV)/bin/uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-header \
 	  --no-annotate --python-version 3.11 $(if $(UPGRADE),--upgrade) -o requirements.lock
+
+vagrant-prerequisites: $(STAMP)
+	@python3 lab/prerequisites.py vagrant
+
+vagrant-box: vagrant-prerequisites
+	@$(BIN)/python -m lab.vagrant box
+
+# Takes the machines down at the end and after a failure.
+vagrant: vagrant-prerequisites
+	@$(BIN)/python -m lab.vagrant run
+
+vagrant-down: $(STAMP)
+	@$(BIN)/python -m lab.vagrant down

@@ -1,4 +1,5 @@
-"""Debian packages that the machine with the lab needs: ``python3 lab/prerequisites.py``.
+"""Debian packages that the machine with the lab needs: ``python3 lab/prerequisites.py``,
+and with ``vagrant`` after it those for virtual machines too.
 
 Standard library only, as it runs before the virtual environment exists.
 """
@@ -10,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 
 # Program -> package that has it. A JDK, not a JRE: tests have Java read the stores.
 PROGRAMS = {
@@ -37,6 +39,15 @@ PROGRAMS = {
     "keytool": "default-jdk-headless",
     "mvn": "maven",
 }
+# Beside those, of the machines under Vagrant; only ``make vagrant`` and its like ask for them.
+VAGRANT = {
+    "vagrant": "vagrant-libvirt",  # depends on vagrant
+    "libvirtd": "libvirt-daemon-system",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "dnsmasq": "dnsmasq-base",
+    "mke2fs": "e2fsprogs",
+}
 _LAST = 2000  # characters of apt's output, of which the end says what is wrong
 
 
@@ -44,11 +55,11 @@ class InstallError(Exception):
     """What the package manager said."""
 
 
-def missing() -> list[str]:
+def missing(programs: Mapping[str, str]) -> list[str]:
     """Packages to install, each once, in order."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     wanted = [
-        package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)
+        package for program, package in programs.items() if not shutil.which(program, path=path)
     ]
     return list(dict.fromkeys(wanted))
 
@@ -78,8 +89,8 @@ def _run(command: list[str]) -> None:
         raise InstallError(f"{result.stdout[-_LAST:]}\n{shlex.join(command[:2])} failed")
 
 
-def main() -> int:
-    packages = missing()
+def main(programs: Mapping[str, str] = PROGRAMS) -> int:
+    packages = missing(programs)
     if not packages:
         return 0
     needs = f"the lab needs these Debian packages: {' '.join(packages)}"
@@ -95,11 +106,11 @@ def main() -> int:
     except InstallError as error:
         print(error, file=sys.stderr)
         return 1
-    if packages := missing():
+    if packages := missing(programs):
         print(f"still missing after installing: {' '.join(packages)}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PROGRAMS | VAGRANT if sys.argv[1:] == ["vagrant"] else PROGRAMS))

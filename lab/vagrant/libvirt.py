@@ -6,6 +6,7 @@ libvirt's usual ones, so that it leaves nothing behind and no one else's machine
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import socket
@@ -113,6 +114,9 @@ class Libvirt:
             processes.end_recorded(left, _END_S)
         network.destroy(self.lab)
         shutil.rmtree(self.folder, ignore_errors=True)
+        # Made for a mount, and empty unless a libvirt of this machine's own has run since.
+        with contextlib.suppress(OSError):
+            SOCKET.parent.rmdir()
 
 
 def _answers(path: Path) -> bool:

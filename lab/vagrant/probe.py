@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,21 +35,18 @@ def boots(accelerator: str, kernel: Path, initrd: Path) -> bool:
 
 
 def says(words: Sequence[str], expected: str, patience_s: float) -> bool:
-    """Whether the command prints that before it ends or its time is up."""
-    try:
-        result = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=patience_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        said: bytes = error.stdout or b""
-    else:
-        said = result.stdout
-    return expected in said.decode(errors="replace")
+    """Whether the command prints that before it ends or its time is up. It does not outlive this."""
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        timer = threading.Timer(patience_s, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            return any(expected.encode() in line for line in process.stdout)
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def accelerator(kernel: Path, initrd: Path) -> str:

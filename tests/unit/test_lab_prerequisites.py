@@ -52,7 +52,23 @@ def test_with_everything_there_nothing_is_said_or_done(
 
 def test_each_package_once(machine: set[str]) -> None:
     machine -= {"java", "javac", "keytool", "ssh"}
-    assert prerequisites.missing() == ["openssh-client", "default-jdk-headless"]
+    assert prerequisites.missing(prerequisites.PROGRAMS) == [
+        "openssh-client",
+        "default-jdk-headless",
+    ]
+
+
+def test_what_virtual_machines_need_is_installed_for_them_only(
+    machine: set[str], apt: list[str]
+) -> None:
+    assert prerequisites.main() == 0
+    assert apt == []
+    machine.update(prerequisites.VAGRANT.keys() - {"vagrant", "qemu-img"})
+    wanted = prerequisites.PROGRAMS | prerequisites.VAGRANT
+    assert prerequisites.missing(wanted) == ["vagrant-libvirt", "qemu-utils"]
+    machine.update(prerequisites.VAGRANT)
+    assert prerequisites.main(wanted) == 0
+    assert apt == []
 
 
 def test_lists_are_fetched_only_when_they_are_needed(machine: set[str], apt: list[str]) -> None:
