@@ -29,6 +29,8 @@ MAIN_GIB, DATA_GIB = 2.0, 1.5
 # Folders of `.lab` that all labs share.
 IMAGES, ARCHIVES, BOXES = "image", "dist", "box"
 
+VAGRANT = "vagrant"  # the lab that lab.vagrant keeps
+
 
 class LabError(Exception):
     """One line for the person at the terminal, with the remedy."""
@@ -262,4 +264,7 @@ class Lab:
 
 def current() -> Lab:
     """The lab that the environment names (STRONGBOX_LAB), ``lab`` otherwise."""
-    return Lab(os.environ.get("STRONGBOX_LAB") or "lab")
+    name = os.environ.get("STRONGBOX_LAB") or "lab"
+    if name == VAGRANT:
+        raise LabError(f"lab name {name!r} is taken: it is that of the machines under Vagrant")
+    return Lab(name)

@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.state import Lab, LabError
+from lab.state import VAGRANT, Lab, LabError
 from lab.vagrant import box
 
-#: Name of the lab whose folder, authorities and network namespace the machines use.
-LAB = "vagrant"
 DOMAIN = "vagrant.test"
 FEWEST, MOST = 2, 6
 MOST_DATA_DISKS = 4
@@ -80,7 +78,8 @@ class Plan:
 
 
 def lab() -> Lab:
-    return Lab(LAB)
+    """Whose folder, authorities and network namespace the machines use."""
+    return Lab(VAGRANT)
 
 
 def records(folder: Path) -> Path:

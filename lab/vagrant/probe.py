@@ -35,7 +35,7 @@ def boots(accelerator: str, kernel: Path, initrd: Path) -> bool:
 
 
 def says(words: Sequence[str], expected: str, patience_s: float) -> bool:
-    """Whether the command prints that before it ends or its time is up. It does not outlive this."""
+    """Whether the command prints that before it ends or its time is up; it is ended then."""
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -38,7 +38,6 @@ class Vagrant:
             "VAGRANT_NO_COLOR": "1",
             "VAGRANT_CHECKPOINT_DISABLE": "1",
             "PYINFRA_PROGRESS": "off",
-            "STRONGBOX_LAB": self.lab.name,
         }
         if self._chosen.exists():
             values.setdefault("STRONGBOX_VAGRANT_ACCELERATOR", self._chosen.read_text())
@@ -93,12 +92,7 @@ class Vagrant:
             where = "a libvirt of their own" if self.libvirt.is_ours else "this machine's libvirt"
             self.say(f"{len(wanted.machines)} machines in {where}")
             self.run("vagrant", "--no-tty", "up", "--no-parallel")
-            self.write_names()
         self.say(f"they answer: {' '.join(made.name for made in machines.read(self.lab.folder))}")
-
-    def write_names(self) -> None:
-        made = machines.read(self.lab.folder)
-        machines.write_names(made, self.lab.known_hosts, self.lab.etc_hosts)
 
     def down(self) -> None:
         """Removes the machines, libvirt and all files but the box, whatever state they are in."""

@@ -136,6 +136,9 @@ def test_the_environment_chooses_the_lab(monkeypatch: pytest.MonkeyPatch) -> Non
     assert state.current() == Lab("lab")
     monkeypatch.delenv("STRONGBOX_LAB")
     assert state.current() == Lab("lab")
+    monkeypatch.setenv("STRONGBOX_LAB", "vagrant")
+    with pytest.raises(LabError, match="that of the machines under Vagrant"):
+        state.current()
 
 
 def test_who_waits_for_a_lab_that_is_taken_down_gets_a_new_one(tmp_path: Path) -> None:
