@@ -46,7 +46,6 @@ VAGRANT = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "dnsmasq": "dnsmasq-base",
-    "mke2fs": "e2fsprogs",
 }
 _LAST = 2000  # characters of apt's output, of which the end says what is wrong
 

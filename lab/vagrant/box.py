@@ -17,14 +17,7 @@ from pathlib import Path
 from lab import image
 from lab.state import USER, LabError
 
-PACKAGES = tuple(
-    dict.fromkeys(
-        (
-            *image.PACKAGES, "linux-image-cloud-amd64", "initramfs-tools", "udev", "kmod",
-            "dmsetup", "cryptsetup-bin", "xfsprogs", "e2fsprogs", "python3-minimal",
-        )
-    )
-)  # fmt: skip
+PACKAGES = (*image.PACKAGES, "linux-image-cloud-amd64", "initramfs-tools")
 FILE, KERNEL, INITRD = "strongbox.box", "vmlinuz", "initrd.img"
 _LABEL = "strongbox-root"
 # By label: which disk comes first is not the box's to say.
@@ -100,7 +93,7 @@ def build(boxes: Path, say: Callable[[str], None]) -> Path:
             return folder
         for old in boxes.iterdir():
             shutil.rmtree(old)
-        say("building the Vagrant box (once, about three minutes)")
+        say("building the Vagrant box (once, about a minute)")
         temporary, root = boxes / "new", boxes / "root"
         try:
             image.bootstrap(root, PACKAGES, _SETUP)

@@ -37,15 +37,17 @@ class Proof:
         yield
         self.took.append((what, time.monotonic() - began))
 
-    def _python(self, *arguments: str) -> None:
-        self.vagrant.run(sys.executable, *arguments, names=True)
+    def _python(self, *arguments: str, names: bool = False) -> None:
+        self.vagrant.run(sys.executable, *arguments, names=names)
 
     def run(self) -> None:
         """
         :raises LabError: at the first step that fails.
         """
         with self._step("Kafka's archive"):
-            self._python("-m", "lab.dist")
+            # Not where the machines are, as there is no way out of there.
+            if subprocess.run([sys.executable, "-m", "lab.dist"], cwd=PROJECT).returncode != 0:
+                raise LabError("lab.dist failed, see above")
         with self._step("machines"):
             self.vagrant.up()
         made = machines.read(self.vagrant.lab.folder)
@@ -79,7 +81,7 @@ class Proof:
     def _unchanged(self) -> None:
         result = subprocess.run(
             [
-                *self.vagrant.words(names=True), sys.executable, "-m", "pyinfra", "-y", "--json",
+                *self.vagrant.words(), sys.executable, "-m", "pyinfra", "-y", "--json",
                 INVENTORY, SITE,
             ],
             cwd=PROJECT, env=self.vagrant.environment(), stdout=subprocess.PIPE, text=True,
@@ -97,11 +99,15 @@ class Proof:
             "--admin", str(clients / "admin/librdkafka.properties"),
             "--client", str(clients / "demo/librdkafka.properties"),
             "--replicas", str(min(3, brokers)),
+            names=True,
         )  # fmt: skip
 
     def _kept(self, messages: int) -> None:
         client = self.vagrant.lab.clients / "demo/librdkafka.properties"
-        self._python("-m", "lab.vagrant.kept", "--client", str(client), "--messages", str(messages))
+        self._python(
+            "-m", "lab.vagrant.kept", "--client", str(client), "--messages", str(messages),
+            names=True,
+        )  # fmt: skip
 
     def _reboot(self, item: Made) -> None:
         """Shuts it down in order, and starts it again."""

@@ -80,19 +80,32 @@ class Vagrant:
         wanted = plan.read(os.environ)
         folder = box.build(self.lab.boxes, self.say)
         with self.lab.lock(self.say):
-            if "STRONGBOX_VAGRANT_ACCELERATOR" not in os.environ and not self._chosen.exists():
-                chosen = probe.accelerator(folder / box.KERNEL, folder / box.INITRD)
-                self.say(
-                    "a kernel boots with KVM here"
-                    if chosen == "kvm"
-                    else "no kernel boots with KVM here: plain emulation, which is slow"
-                )
-                self._chosen.write_text(chosen)
+            self._choose_accelerator(folder)
             self.libvirt.start()
             where = "a libvirt of their own" if self.libvirt.is_ours else "this machine's libvirt"
             self.say(f"{len(wanted.machines)} machines in {where}")
             self.run("vagrant", "--no-tty", "up", "--no-parallel")
         self.say(f"they answer: {' '.join(made.name for made in machines.read(self.lab.folder))}")
+
+    def _choose_accelerator(self, folder: Path) -> None:
+        """
+        :raises LabError: when KVM is asked for and does not work.
+        """
+        asked = os.environ.get("STRONGBOX_VAGRANT_ACCELERATOR")
+        if asked == "qemu" or (not asked and self._chosen.exists()):
+            return
+        found = probe.accelerator(folder / box.KERNEL, folder / box.INITRD)
+        if asked and asked != found:
+            raise LabError(
+                f"STRONGBOX_VAGRANT_ACCELERATOR is {asked}, but no kernel boots with KVM here: "
+                "leave it out for plain emulation"
+            )
+        self.say(
+            "a kernel boots with KVM here"
+            if found == "kvm"
+            else "no kernel boots with KVM here: plain emulation, which is slow"
+        )
+        self._chosen.write_text(found)
 
     def down(self) -> None:
         """Removes the machines, libvirt and all files but the box, whatever state they are in."""

@@ -158,23 +158,36 @@ def test_the_vagrantfile_is_ruby() -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(("cpus", "said"), [("2", "successfully"), ("none", "is a number from")])
+@pytest.mark.parametrize(
+    ("provider", "cpus", "said"),
+    [
+        ("libvirt", "2", "validated successfully"),
+        ("virtualbox", "2", "validated successfully"),
+        ("libvirt", "none", "STRONGBOX_VAGRANT_CPUS is 'none': it is a number from 1 to 64"),
+    ],
+)
 def test_vagrant_takes_it_or_says_what_is_wrong(
-    cpus: str, said: str, tmp_path_factory: pytest.TempPathFactory
+    provider: str, cpus: str, said: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     vagrant = shutil.which("vagrant")
     if vagrant is None:
         pytest.skip("vagrant is not installed: make vagrant-box installs it")
     # Not tmp_path, whose name is too long for what Vagrant makes in it.
     home = tmp_path_factory.mktemp("v")
+    # Vagrant reads a provider's part only where it is installed, which it tells by this program.
+    stand_in = home / "VBoxManage"
+    stand_in.write_text("#!/bin/sh\necho 7.0.20r163906\n")
+    stand_in.chmod(0o755)
     result = subprocess.run(
-        [vagrant, "validate", "--ignore-provider"],
+        [vagrant, "validate"],
         cwd=PROJECT,
-        env=os.environ
+        env={key: value for key, value in os.environ.items() if "VAGRANT" not in key}
         | {
+            "PATH": f"{home}:{os.environ['PATH']}",
             "VAGRANT_HOME": str(home / "home"),
             "VAGRANT_DOTFILE_PATH": str(home / "dot"),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "VAGRANT_DEFAULT_PROVIDER": provider,
             "STRONGBOX_VAGRANT_CPUS": cpus,
         },
         capture_output=True, text=True, check=False,
