@@ -24,10 +24,10 @@ from roles.tls import leaf, stores
 from roles.tls.deploy import stores_due, stores_usable
 from roles.tls.plan import HostCertificates
 from roles.volumes import files as volumes_files
-from roles.volumes.files import VolumesHost
-from roles.volumes.operations import was_closed
 from roles.volumes.boot import files as boot_files
 from roles.volumes.boot.files import KeyService
+from roles.volumes.files import VolumesHost
+from roles.volumes.operations import was_closed
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
 from strongbox.cluster import Cluster, Node
@@ -143,6 +143,7 @@ def _key_service(node: Node) -> KeyService | None:
         host=node.common.hostname,
         volumes=volumes,
         kms_key=node.custody.kms_key,
+        kms_old_keys=node.custody.kms_old_keys,
         kms_endpoint=node.custody.kms_endpoint,
         imds_endpoint=node.volumes.unlock_imds,
     )
