@@ -9,7 +9,7 @@ import sys as _sys
 
 from roles.ebs import discover as _discover
 from roles.ebs.aws import Aws as _Aws
-from roles.ebs.aws import AwsError as _AwsError
+from roles.ebs.errors import AwsError as _AwsError
 from roles.ebs.model import Place as _Place
 
 _CLUSTER = _os.environ.get("STRONGBOX_CLUSTER", "payments")

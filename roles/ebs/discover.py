@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roles.ebs.aws import Aws, AwsError
+from roles.ebs.aws import Aws
+from roles.ebs.errors import AwsError
 from roles.ebs.model import EbsDisk, Stage, device_link
 from roles.ebs.settings import TAG_PREFIX
 

@@ -22,7 +22,8 @@ from roles.common.operations import (
 )
 from roles.common.session import options
 from roles.ebs import work
-from roles.ebs.aws import Aws, AwsError
+from roles.ebs.aws import Aws
+from roles.ebs.errors import AwsError
 from roles.ebs.facts import ROOT, HostDisks, Seen, Succeeds, script
 from roles.ebs.host import EbsHost, verified_paths
 from roles.ebs.model import Instance, serial

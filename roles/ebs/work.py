@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from roles.ebs.aws import Aws, AwsError
+from roles.ebs.aws import Aws
+from roles.ebs.errors import AwsError
 from roles.ebs.host import EbsHost, key_wanted
 from roles.ebs.model import EbsDisk, Instance, Place, Snapshot, Stage
 from roles.ebs.plan import (

@@ -13,7 +13,8 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from botocore.stub import ANY, Stubber
 
 from roles.ebs import work
-from roles.ebs.aws import Aws, AwsError, explain
+from roles.ebs.aws import Aws
+from roles.ebs.errors import AwsError, explain
 from roles.ebs.host import EbsHost
 from roles.ebs.model import Place
 from roles.ebs.plan import KeyStep, Refusal

@@ -15,7 +15,8 @@ import pytest
 from moto import mock_aws
 
 from roles.ebs import work
-from roles.ebs.aws import Aws, AwsError, DryRunError
+from roles.ebs.aws import Aws
+from roles.ebs.errors import AwsError, DryRunError
 from roles.ebs.host import EbsHost
 from roles.ebs.model import CLUSTER, STATE, Place, Stage
 from roles.ebs.plan import KeyStep, Refusal, free_device

@@ -6,8 +6,8 @@ import pytest
 
 from roles.common.settings import SettingsError
 from roles.ebs import discover
-from roles.ebs.aws import AwsError
 from roles.ebs.discover import TaggedInstance
+from roles.ebs.errors import AwsError
 from roles.ebs.settings import EbsSettings, problems
 from tests.unit.test_ebs_plan import ACCOUNT, ARN, DISK, ROLE
 
