@@ -1,12 +1,8 @@
-"""A host with a kernel and a LUKS disk of its own that opens its volume by itself when it boots.
-
-The disk is prepared by hand, and a unit that only sleeps stands in for ZooKeeper: this is about
-what systemd, systemd-cryptsetup and the key service make of a KMS that is there, or is not.
-"""
+"""A ZooKeeper host with a kernel and a LUKS disk of its own that opens its volume by itself when it
+boots, with a KMS that is there, or is not; and the way back to the other mode of unlocking."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shlex
@@ -17,31 +13,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
 
 from lab.state import PROJECT, Lab
-from roles.custody.protocol import KEY_BYTES, KeyContext, WrappedKey
-from roles.volumes import names
+from roles.custody import identity
 from roles.volumes.boot import files
-from roles.volumes.token import Token
 from tests import aws
 from tests.examples import THOROUGH
-from tests.lab.conftest import Cluster
+from tests.lab.conftest import INVENTORY, SITE, Cluster, changed
 
 pytestmark = pytest.mark.own_kernel
 
-HOST, CLUSTER, MOUNT = "zk1", "lab", "/srv/strongbox"
+HOST, MOUNT = "zk1", "/srv/strongbox"
 PORT = 8200
-PATIENCE_S = 90  # of a busy machine; nothing waits that long when all is well
-KEY = os.urandom(KEY_BYTES)
-UNIT = f"""[Unit]
-RequiresMountsFor={MOUNT}
-[Service]
-ExecStart=/bin/sleep infinity
-[Install]
-WantedBy=multi-user.target
-"""
+PATIENCE_S = 120  # of a busy machine; nothing waits that long when all is well
+BOOT = {
+    "custody_kind": "aws-kms",
+    "custody_kms_key": aws.KEY,
+    "custody_kms_endpoint": f"http://10.77.0.1:{PORT}",
+    "volumes_unlock": "boot",
+    "volumes_unlock_imds": f"http://10.77.0.1:{PORT + 1}",
+}
+CONTROLLER = BOOT | {"volumes_unlock": "controller"}
 
 
 @dataclass
@@ -50,8 +43,7 @@ class Booting:
 
     cluster: Cluster
     state: Path
-    fqdn: str
-    disk: str
+    server: aws.FakeAws
 
     def aws(self, kms: str) -> None:
         temporary = self.state.with_suffix(".new")
@@ -75,28 +67,21 @@ class Booting:
     def log(self) -> str:
         return self.ssh("journalctl -b -t strongbox-key -o cat --no-pager")
 
-    def deploy(self, service: str, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.cluster.python(
-            "-m", "pyinfra", "inventories/lab.py", "tests/lab/key_service_deploy.py", "-y",
-            "--limit", HOST, "--data", f"x_key_service={service}", *options,
-            STRONGBOX_LAB_PLAIN="1",
+    def deploy(
+        self, deploy: str, settings: dict[str, str], *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        data = [word for item in settings.items() for word in ("--data", "=".join(item))]
+        operator = self.server.operator()
+        return self.cluster.pyinfra(
+            "-y", *data, *options, deploy=deploy,
+            AWS_ACCESS_KEY_ID=operator["aws_access_key_id"],
+            AWS_SECRET_ACCESS_KEY=operator["aws_secret_access_key"],
         )  # fmt: skip
 
-    @property
-    def service(self) -> str:
-        return json.dumps({
-            "cluster": CLUSTER, "host": self.fqdn, "volumes": ["main"], "kms_key": aws.KEY,
-            "kms_endpoint": f"http://10.77.0.1:{PORT}",
-            "imds_endpoint": f"http://10.77.0.1:{PORT + 1}",
-        })  # fmt: skip
-
-
-def wrapped(context: KeyContext) -> WrappedKey:
-    """The key as custody wraps it: the fake's key material follows from its ARN."""
-    with aws.FakeAws() as local:
-        kms = boto3.client("kms", endpoint_url=local.kms_url, **local.operator())
-        blob = kms.encrypt(KeyId=aws.KEY, Plaintext=KEY, EncryptionContext=context.as_dict())
-    return WrappedKey("aws-kms", aws.KEY, base64.b64encode(blob["CiphertextBlob"]).decode())
+    def works(self, deploy: str, settings: dict[str, str], *options: str) -> str:
+        result = self.deploy(deploy, settings, *options)
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+        return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +92,12 @@ def booting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booting]:
         "-m", "lab", "up", "--driver", "uml", "--zookeepers", "1", "--brokers", "0", timeout=900
     )
     assert up.returncode == 0, up.stderr
-    cluster.info = json.loads(cluster.python("-m", "lab", "info", "--json").stdout)
-    (host,) = cluster.info["hosts"]
+    identity.create(cluster.lab.identity)
+    for words in (("-m", "lab.dist"), ("-m", "strongbox", "ca", "init", "-i", INVENTORY)):
+        result = cluster.python(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
     state = tmp_path_factory.mktemp("aws") / "state"
-    made = Booting(cluster, state, host["fqdn"], host["disks"][0]["link"])
+    made = Booting(cluster, state, aws.FakeAws())
     server = subprocess.Popen(
         [sys.executable, "-m", "lab", "exec", "--", sys.executable, "-m", "tests.aws",
          "--listen", "10.77.0.1", "--port", str(PORT), "--state", str(state)],
@@ -119,7 +106,7 @@ def booting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booting]:
     try:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("KMS ")
-        _prepare(made)
+        made.works(SITE, BOOT)
         yield made
     finally:
         server.terminate()
@@ -129,48 +116,11 @@ def booting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booting]:
             assert down.returncode == 0, down.stderr
 
 
-def _prepare(of: Booting) -> None:
-    uuid = names.luks_uuid(CLUSTER, of.fqdn, "main")
-    token = Token(0, 1, wrapped(KeyContext(CLUSTER, of.fqdn, "main", "volume"))).to_json()
-    crypttab = f"strongbox-main UUID={uuid} {files.SOCKET} luks,_netdev,nofail,headless=true"
-    fstab = (
-        f"/dev/mapper/strongbox-main {MOUNT} xfs noatime,nodev,nosuid,noexec,_netdev,nofail,"
-        "x-systemd.device-timeout=infinity 0 0"
-    )
-    script = f"""set -eu
-head -n 1 | base64 -d >/dev/shm/key
-cryptsetup luksFormat --batch-mode --type luks2 --uuid {uuid} --pbkdf pbkdf2 \
-  --pbkdf-force-iterations 1000 --key-file /dev/shm/key {of.disk}
-echo {shlex.quote(token)} | cryptsetup token import --token-id 0 {of.disk}
-cryptsetup open --key-file /dev/shm/key {of.disk} strongbox-main
-rm /dev/shm/key
-mkfs.xfs -q /dev/mapper/strongbox-main
-cryptsetup close strongbox-main
-mkdir -p {MOUNT}
-echo {shlex.quote(crypttab)} >/etc/crypttab
-echo {shlex.quote(fstab)} >>/etc/fstab
-printf %s {shlex.quote(UNIT)} >/etc/systemd/system/user-of-volume.service
-systemctl daemon-reload
-systemctl enable -q user-of-volume
-sync"""
-    result = subprocess.run(
-        [sys.executable, "-m", "lab", "ssh", HOST, f"sudo sh -c {shlex.quote(script)}"],
-        input=base64.b64encode(KEY).decode() + "\n", env=of.cluster.environment(), cwd=PROJECT,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    result = of.deploy(of.service)
-    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-
-
-ACTIVE = "systemctl is-active user-of-volume || :"
+ACTIVE = "systemctl is-active zookeeper || :"
 
 
 def test_a_second_run_changes_nothing(booting: Booting) -> None:
-    result = booting.deploy(booting.service, "--json")
-    assert result.returncode == 0, result.stderr[-3000:]
-    operations = json.loads(result.stdout)["results"]["operations"]
-    assert [item["name"] for item in operations if item["success"]] == []
+    assert changed(json.loads(booting.works(SITE, BOOT, "--json"))) == {}
 
 
 def test_a_host_comes_back_by_itself(booting: Booting) -> None:
@@ -184,9 +134,6 @@ def test_a_host_comes_back_by_itself(booting: Booting) -> None:
         "systemctl list-units --failed --plain --no-legend | grep -i -e strong -e crypt || :"
     )
     assert failed == ""
-    journal = booting.ssh("journalctl -b --no-pager -o cat")
-    assert KEY.hex() not in journal
-    assert base64.b64encode(KEY).decode() not in journal
 
 
 SAID = {
@@ -226,14 +173,13 @@ def test_a_host_waits_for_kms(booting: Booting, states: list[str]) -> None:
         assert booting.log().count(SAID[state]) == 1
 
 
-def test_it_is_removed_only_when_nothing_counts_on_it(booting: Booting) -> None:
-    result = booting.deploy("remove")
-    assert result.returncode == 1
-    assert "would stay closed after a reboot" in result.stdout + result.stderr
-    assert booting.ssh("systemctl is-active strongbox-key.socket").strip() == "active"
-    booting.ssh("sed -i 's,/run/strongbox/key.sock,none,' /etc/crypttab")
-    result = booting.deploy("remove")
-    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
-    left = booting.ssh(f"ls -d {' '.join(files.OWN_PATHS)} 2>/dev/null || :")
-    assert left == ""
+def test_back_to_unlocking_by_the_controller(booting: Booting) -> None:
+    booting.works(SITE, CONTROLLER)
+    assert booting.ssh(f"ls -d {' '.join(files.OWN_PATHS)} 2>/dev/null || :") == ""
     assert booting.ssh("systemctl is-active strongbox-key.socket || :").strip() == "inactive"
+    assert "strongbox" not in booting.ssh("cat /etc/crypttab")
+    booting.boot()
+    assert booting.ssh(ACTIVE).strip() == "inactive"
+    assert booting.ssh("ls /dev/mapper").split() == ["control"]
+    booting.works("deploys/unlock.py", CONTROLLER)
+    assert booting.ssh(ACTIVE).strip() == "active"
