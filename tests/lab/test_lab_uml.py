@@ -56,6 +56,12 @@ def boot_id(lab: Lab, host: str) -> str:
     return ssh(lab, host, "cat /proc/sys/kernel/random/boot_id")
 
 
+def columns(lab: Lab, column: str, *devices: str) -> list[str]:
+    """What lsblk says of each device of kafka1; of several at once it would choose the order."""
+    look = "".join(f"lsblk -ndo {column} {device};" for device in devices)
+    return ssh(lab, "kafka1", look).split()
+
+
 def until(condition: Callable[[], bool], what: str, patience_s: float = 120) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
@@ -152,8 +158,7 @@ def test_disks_hold_luks_and_the_machine_sees_no_plaintext(lab: Lab) -> None:
         host["disks"] for host in info(lab)["hosts"] if host["name"] == "kafka1"
     )}  # fmt: skip
     assert list(disks) == ["main", "data1"]
-    serials = ssh(lab, "kafka1", f"lsblk -ndo SERIAL {disks['main']['link']} "
-                                 f"{disks['data1']['link']}").split()  # fmt: skip
+    serials = columns(lab, "SERIAL", *(disk["link"] for disk in disks.values()))
     assert serials == ["lab-main", "lab-data1"]
     ssh(
         lab,
@@ -221,9 +226,7 @@ def test_disks_keep_their_names_when_the_kernel_finds_them_in_another_order(lab:
     after = ssh(lab, "kafka1", look).split()
     assert not set(before) & set(after)
     assert boot_id(lab, "kafka1") != boot
-    assert ssh(lab, "kafka1", f"lsblk -ndo FSTYPE {' '.join(after)}").split() == [
-        "crypto_LUKS", "xfs",
-    ]  # fmt: skip
+    assert columns(lab, "FSTYPE", *after) == ["crypto_LUKS", "xfs"]
 
 
 def test_a_reboot_from_inside_comes_back_and_a_poweroff_does_not(lab: Lab) -> None:
