@@ -188,12 +188,14 @@ def run(
     rate: float = 0.0,
     size: int = 100,
     until: Path | None = None,
+    compression: str = "none",
 ) -> Report:
     """Sends and receives, both at once.
 
     :param messages: how many at most.
     :param rate: messages for each second, 0 for as fast as possible.
     :param size: bytes of each message's value, about.
+    :param compression: codec of the producer, as in ``compression.type``.
     :param until: ends earlier, once this file exists.
     """
     run_id = f"{time.time_ns():x}"
@@ -211,6 +213,7 @@ def run(
             "enable.idempotence": "true",
             "acks": "all",
             "linger.ms": "5",
+            "compression.type": compression,
             "delivery.timeout.ms": "120000",
             "error_cb": lambda error: report.client_errors.append(str(error)),
         }
@@ -280,6 +283,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.0, help="messages a second, 0: no limit")
     parser.add_argument("--size", type=int, default=100, help="bytes a message")
+    parser.add_argument("--compression", default="none", help="gzip, lz4, snappy or zstd")
     parser.add_argument("--until", type=Path, help="end once this file exists")
     arguments = parser.parse_args()
     if arguments.admin:
@@ -298,6 +302,7 @@ def main() -> int:
         rate=arguments.rate,
         size=arguments.size,
         until=arguments.until,
+        compression=arguments.compression,
     )
     print(json.dumps(asdict(report)))
     return 0 if report.good else 1

@@ -114,6 +114,13 @@ def test_every_folder_is_on_the_mapping(encrypted: Cluster) -> None:
         assert world == "", (host, world)
 
 
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_every_codec_works_beside_volumes_without_execution(encrypted: Cluster, codec: str) -> None:
+    """The broker itself decompresses what it checks, with libraries that it has to unpack."""
+    command = encrypted.load("--topic", codec, "--messages", "300", "--compression", codec)
+    nothing_lost(json.loads(encrypted.run(*command).stdout))
+
+
 def test_volume_keys_are_rotated_under_load(encrypted: Cluster, tmp_path: Path) -> None:
     """The old key opens nothing, the new one does, no process was restarted, no produce failed."""
     keys = {host: _volume_key(encrypted, host) for host in encrypted.hosts}
