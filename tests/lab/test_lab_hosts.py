@@ -17,35 +17,11 @@ import pytest
 from lab import cgroups, network, processes
 from lab.nspawn import Nspawn
 from lab.state import PROJECT, Lab
+from tests.lab.tool import good, refused, ssh, tool
 
-Result = subprocess.CompletedProcess[str]
 CONTAINERS = ("up", "--driver", "nspawn")
 UP = (*CONTAINERS, "--zookeepers", "1", "--brokers", "1")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
-
-
-def tool(lab: Lab, *arguments: str, **environment: str) -> Result:
-    return subprocess.run(
-        [sys.executable, "-m", "lab", "--name", lab.name, *arguments],
-        cwd=PROJECT, env=os.environ | environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=200, check=False,
-    )  # fmt: skip
-
-
-def good(result: Result) -> str:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def said(result: Result) -> str:
-    """The one line of a command that was refused."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
-
-
-def ssh(lab: Lab, host: str, command: str) -> str:
-    return good(tool(lab, "ssh", host, command))
 
 
 def init_pids(lab: Lab) -> dict[str, int]:
@@ -206,7 +182,7 @@ def test_a_host_that_was_stopped_keeps_its_disk(lab: Lab, hosts: dict[str, int])
     ssh(lab, "kafka1", "sudo sh -c 'echo kept >/srv/file && mkdir /srv/folder'")
     good(tool(lab, "stop", "kafka1"))
     good(tool(lab, "stop", "kafka1"))
-    assert "kafka1 does not run: python -m lab start kafka1" in said(tool(lab, "pid", "kafka1"))
+    assert "kafka1 does not run: python -m lab start kafka1" in refused(tool(lab, "pid", "kafka1"))
     states = {host["name"]: host["running"] for host in info(lab)["hosts"]}
     assert states == {"zk1": True, "kafka1": False}
     good(tool(lab, "start", "kafka1.lab.test"))
@@ -366,8 +342,8 @@ def test_after_the_machine_has_rebooted_hosts_keep_their_disks(
         subprocess.run(["umount", str(lab.host_folder(host) / "root")], check=True)
     network.destroy(lab)
     network.namespace_path(lab).touch()
-    assert "is not up" in said(tool(lab, "ssh", "zk1"))
-    assert "is not up" in said(tool(lab, "start", "zk1"))
+    assert "is not up" in refused(tool(lab, "ssh", "zk1"))
+    assert "is not up" in refused(tool(lab, "start", "zk1"))
     good(tool(lab, *UP))
     assert ssh(lab, "zk1", "cat /srv/file") == "kept\n"
 
