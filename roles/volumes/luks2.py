@@ -56,7 +56,7 @@ def read(head: bytes) -> Luks:
     """From the first 32 KiB of a device on which blkid found LUKS."""
     if head[:6] == _MAGIC[0] and head[6:8] == b"\x00\x01":
         return Luks(1, _text(head[_UUID1_AT : _UUID1_AT + 40]))
-    copies = [_copy(head[:AREA], 0), _copy(head[AREA : 2 * AREA], 1)]
+    copies = [copy_of(head[AREA * number : AREA * (number + 1)], number) for number in (0, 1)]
     whole = [copy for copy in copies if copy is not None]
     if not whole:
         return Luks(2, "", damaged="no copy of the LUKS2 header is whole")
@@ -77,15 +77,17 @@ def read(head: bytes) -> Luks:
 
 
 @dataclass(frozen=True)
-class _Copy:
+class Copy:
+    """One copy of the header that is whole."""
+
     sequence: int
     uuid: str
     label: str
     metadata: Mapping[str, Any]
 
 
-def _copy(area: bytes, number: int) -> _Copy | None:
-    """One copy of the header when it is whole: with a checksum that is right."""
+def copy_of(area: bytes, number: int) -> Copy | None:
+    """The first (0) or second (1) copy when it is whole: with a checksum that is right."""
     if len(area) < AREA or area[:6] != _MAGIC[number]:
         return None
     values = _BINARY.unpack_from(area)
@@ -100,7 +102,7 @@ def _copy(area: bytes, number: int) -> _Copy | None:
         return None
     if digest[: len(expected)] != expected or not isinstance(metadata, dict):
         return None
-    return _Copy(sequence, _text(uuid), _text(label), metadata)
+    return Copy(sequence, _text(uuid), _text(label), metadata)
 
 
 def _text(raw: bytes) -> str:

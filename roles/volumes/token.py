@@ -26,7 +26,9 @@ class TokenError(ValueError):
 @dataclass(frozen=True)
 class Token:
     """
-    :param keyslot: number of the keyslot that the key opens, None when the token names none.
+    :param keyslot: number of the keyslot that the key opens, None when the token names none. While
+        a volume is re-encrypted its key has two, for the old and the new volume key, and opens the
+        volume only when it may try both: this is the new one, which stays.
     :param epoch: counts key changes from 1, never downwards.
     :param wrapped: None in a recovery token.
     """
@@ -55,11 +57,11 @@ def parse(data: dict[str, Any]) -> Token | None:
     if kind not in (TOKEN_TYPE, RECOVERY_TOKEN_TYPE):
         return None
     slots, epoch = data.get("keyslots"), data.get("epoch")
-    if not isinstance(slots, list) or len(slots) > 1 or not str(epoch).isdigit() or epoch == "0":
+    if not isinstance(slots, list) or len(slots) > 2 or not str(epoch).isdigit() or epoch == "0":
         raise TokenError(f"a token of type {kind} is damaged: its keyslots or epoch cannot be read")
     try:
         wrapped = WrappedKey.from_dict(data) if kind == TOKEN_TYPE else None
-        keyslot = int(slots[0]) if slots else None
+        keyslot = max(map(int, slots), default=None)
     except (CustodyError, ValueError) as error:
         raise TokenError(f"a token of type {kind} is damaged: {error}") from None
     return Token(keyslot, int(str(epoch)), wrapped)
