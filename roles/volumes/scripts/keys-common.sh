@@ -1,0 +1,76 @@
+# Stands before each of the scripts about keys, behind lib.sh. They get DEVICE, DIGEST and their own arguments.
+# DIGEST is of the header that was looked at when the step was decided on: a step is done to exactly
+# that one or to none. Keys come on stdin, a line of base64 each, and never reach an argument.
+set -eu
+umask 077
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+
+COPY=16384  # bytes of one copy of the LUKS2 header; the second copy follows the first
+WRONG_KEY=2 CHANGED=3 BUSY=4
+
+fail() {
+    echo "$device: $1" >&2
+    exit "${2:-1}"
+}
+
+bytes() { # OFFSET COUNT
+    dd if="$device" bs=65536 iflag=skip_bytes,count_bytes skip="$1" count="$2" status=none
+}
+
+# Of both copies of the header.
+digest() { bytes 0 $((2 * COPY)) | sha256sum | cut -c1-64; }
+
+metadata() { bytes 4096 $((COPY - 4096)) | tr -d '\0'; }
+
+# Offset and size of the key material of each keyslot, in order.
+areas() {
+    metadata | sed 's/"area":/\n&/g' |
+        sed -n 's/^"area":{"type":"raw","offset":"\([0-9]*\)","size":"\([0-9]*\)".*/\1 \2/p' | sort -n
+}
+
+# The header as a backup has it. luksFormat fills the room for further keyslots with random bytes,
+# 16 MiB that nothing compresses: only what belongs to a keyslot is kept, the rest reads as zero.
+image() {
+    room=$(metadata | sed -n 's/.*"keyslots_size":"\([0-9]*\)".*/\1/p')
+    { echo "0 $((2 * COPY))"; areas; echo "$((2 * COPY + ${room:-0})) 0"; } | {
+        at=0
+        while read -r offset count; do
+            # A header that is damaged can say anything.
+            [ "$offset" -ge "$at" ] && [ "$((offset + count))" -le $((64 << 20)) ] || break
+            head -c "$((offset - at))" /dev/zero
+            [ "$count" = 0 ] || bytes "$offset" "$count"
+            at=$((offset + count))
+        done
+    }
+}
+
+kernel() { readlink -f -- "$device" | sed 's|^/dev/||; s|/|!|g'; }
+
+serial() { serial_of "/sys/class/block/$(kernel)"; }
+
+signature() { blkid -p -o value -s TYPE "$device" 2>/dev/null || true; }
+
+lock() {
+    [ -b "$device" ] || fail 'the disk is gone; nothing was changed' "$BUSY"
+    exec 9<"$device"
+    flock -x -w 60 9 || fail 'another process keeps it locked; nothing was changed' "$BUSY"
+}
+
+unchanged() { # DIGEST
+    [ "$(digest)" = "$1" ] ||
+        fail 'its LUKS header is not the one that was looked at; nothing was changed' "$CHANGED"
+}
+
+key() { printf %s "$1" | base64 -d; }
+
+# The next key of stdin. A connection that ends early must not leave a volume with an empty key.
+next_key() {
+    IFS= read -r line || fail 'its key did not arrive; nothing was changed'
+    [ "$(key "$line" | wc -c)" -ge 32 ] || fail 'its key did not arrive whole; nothing was changed'
+    printf %s "$line"
+}
+
+proven() { # SLOT KEY
+    key "$2" | cryptsetup open --test-passphrase --key-slot "$1" --key-file - "$device" 2>/dev/null ||
+        fail "the key does not open keyslot $1" "$WRONG_KEY"
+}
