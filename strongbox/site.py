@@ -28,6 +28,7 @@ from roles.volumes.boot import files as boot_files
 from roles.volumes.boot.files import KeyService
 from roles.volumes.files import VolumesHost
 from roles.volumes.operations import was_closed
+from roles.volumes.keys.host import HostKeys, host_keys
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
 from strongbox.cluster import Cluster, Node
@@ -46,6 +47,7 @@ class HostSite:
     ensemble: Mapping[str, ZookeeperHost]
     brokers: Mapping[str, BrokerHost]
     volumes: VolumesHost
+    keys: HostKeys
     was_closed: Callable[[str], bool]
     stores_due: Callable[[str], bool]
     stores_usable: Callable[[str], bool]
@@ -68,9 +70,25 @@ def site(cluster: Cluster, name: str) -> HostSite:
         ensemble=ensemble,
         brokers=brokers,
         volumes=_volumes(cluster, node),
+        keys=_keys(cluster, node),
         was_closed=lambda other: was_closed(other, _volumes(cluster, cluster.nodes[other])),
         stores_due=partial(_ask, stores_due, cluster),
         stores_usable=partial(_ask, stores_usable, cluster),
+    )
+
+
+def volume_keys(cluster: Cluster) -> dict[str, HostKeys]:
+    """The keys of every host's LUKS volumes, by host name."""
+    return {name: _keys(cluster, node) for name, node in cluster.nodes.items()}
+
+
+def _keys(cluster: Cluster, node: Node) -> HostKeys:
+    return host_keys(
+        cluster.name,
+        node.common.hostname,
+        node.volumes,
+        partial(_custody, node.custody),
+        node.custody.records_dir,
     )
 
 

@@ -113,6 +113,32 @@ class VolumesSettings(RoleSettings):
         "--data volumes_wipe_confirm=SERIAL. Never in group_data.",
     )
 
+    rotate: Literal["volume", "recovery", "all"] = Field(
+        default="volume",
+        description="Which keys deploys/rotate_volume_keys.py makes anew, for one run: the machine "
+        "keys (`volume`), the recovery keys, or both: --data volumes_rotate=all.",
+    )
+    keyslot_confirm: str = Field(
+        default="",
+        description="A keyslot that no token names and deploys/rotate_volume_keys.py may remove, "
+        "for one run: --data volumes_keyslot_confirm=HOST/VOLUME/NUMBER. Never in group_data.",
+    )
+    reencrypt_confirm: str = Field(
+        default="",
+        description="The volume that deploys/reencrypt_volumes.py writes anew, for one run: "
+        "--data volumes_reencrypt_confirm=HOST/VOLUME. Never in group_data.",
+    )
+    restore: str = Field(
+        default="",
+        description="The volume whose LUKS header deploys/restore_header.py restores, for one run: "
+        "--data volumes_restore=HOST/VOLUME. Never in group_data.",
+    )
+    erase_confirm: str = Field(
+        default="",
+        description="Serial or LUKS UUID of the one disk that deploys/erase_volumes.py makes "
+        "unreadable for ever, for one run: --data volumes_erase_confirm=DISK. Never in group_data.",
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> VolumesSettings:
         if self.unencrypted:
