@@ -13,6 +13,7 @@ from roles.kafka import deploy as kafka
 from roles.tls.deploy import distribute_stores, remove_old_stores
 from roles.volumes import deploy as volumes
 from roles.volumes.boot import deploy as boot
+from roles.volumes.keys import deploy as keys
 from roles.zookeeper import deploy as zookeeper
 from strongbox.site import site
 
@@ -23,6 +24,8 @@ prepare_host(here.base)
 if here.key_service:
     boot.install(here.key_service)
 volumes.provision(here.volumes)
+barrier(name="barrier: volumes are open", label="volumes are open")
+keys.complete(here.keys)
 make_folders(here.base)
 if not here.key_service:
     boot.remove()
