@@ -27,8 +27,8 @@ from roles.volumes import files as volumes_files
 from roles.volumes.boot import files as boot_files
 from roles.volumes.boot.files import KeyService
 from roles.volumes.files import VolumesHost
-from roles.volumes.operations import was_closed
 from roles.volumes.keys.host import HostKeys, host_keys
+from roles.volumes.operations import was_closed
 from roles.zookeeper import files as zookeeper_files
 from roles.zookeeper.files import ZookeeperHost
 from strongbox.cluster import Cluster, Node
