@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import network
 from lab.state import PROJECT, LabError
-from lab.vagrant import box, machines, plan, probe
+from lab.vagrant import box, declare, machines, plan, probe
 from lab.vagrant.libvirt import Libvirt
 from lab.vagrant.machines import Made
 
@@ -29,11 +29,16 @@ class Vagrant:
     def _chosen(self) -> Path:
         return self.lab.folder / "accelerator"
 
+    @property
+    def _dot(self) -> Path:
+        """What Vagrant knows of the machines."""
+        return self.lab.folder / "dot"
+
     def environment(self) -> dict[str, str]:
         values = {key: value for key, value in os.environ.items() if not key.startswith("PYINFRA_")}
         values |= {
             "VAGRANT_HOME": str(self.lab.folder / "home"),
-            "VAGRANT_DOTFILE_PATH": str(self.lab.folder / "dot"),
+            "VAGRANT_DOTFILE_PATH": str(self._dot),
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
             "VAGRANT_NO_COLOR": "1",
             "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -110,7 +115,8 @@ class Vagrant:
     def down(self) -> None:
         """Removes the machines, libvirt and all files but the box, whatever state they are in."""
         with self.lab.lock(self.say):
-            if (self.lab.folder / "dot").is_dir():
+            # One of ours that has ended took its machines with it, so nothing is left to ask.
+            if self._dot.is_dir() and (self.libvirt.is_ours or not self.libvirt.folder.exists()):
                 try:
                     self.run("vagrant", "--no-tty", "destroy", "--force")
                 except LabError as error:
@@ -119,3 +125,4 @@ class Vagrant:
                     self.say(str(error))
             self.libvirt.stop()
             shutil.rmtree(self.lab.folder)
+            declare.OPTIONS.unlink(missing_ok=True)

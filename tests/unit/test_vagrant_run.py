@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.state import Lab, LabError
-from lab.vagrant import plan, probe
+from lab.vagrant import declare, plan, probe
 from lab.vagrant.run import Vagrant
 
 VARIABLE = "STRONGBOX_VAGRANT_ACCELERATOR"
@@ -16,6 +16,7 @@ VARIABLE = "STRONGBOX_VAGRANT_ACCELERATOR"
 @pytest.fixture
 def vagrant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vagrant:
     monkeypatch.setattr(plan, "lab", lambda: Lab("unit", tmp_path))
+    monkeypatch.setattr(declare, "OPTIONS", tmp_path / "@vagrant.json")
     monkeypatch.delenv(VARIABLE, raising=False)
     found = Vagrant(lambda _: None)
     found.lab.folder.mkdir()
@@ -66,3 +67,42 @@ def test_vagrant_keeps_its_files_in_the_labs_folder(vagrant: Vagrant) -> None:
 def test_without_a_libvirt_of_their_own_commands_run_as_they_are(vagrant: Vagrant) -> None:
     assert not vagrant.libvirt.is_ours
     assert vagrant.words() == []
+
+
+@pytest.fixture
+def destroyed(vagrant: Vagrant, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Commands of Vagrant's that were run; each fails."""
+    noted: list[str] = []
+
+    def run(*command: str, names: bool = False) -> None:
+        noted.append(command[-2])
+        raise LabError("vagrant failed")
+
+    monkeypatch.setattr(vagrant, "run", run)
+    (vagrant.lab.folder / "dot").mkdir()
+    return noted
+
+
+def test_what_a_libvirt_of_ours_left_is_removed_after_it_has_ended(
+    vagrant: Vagrant, destroyed: list[str]
+) -> None:
+    (vagrant.libvirt.folder / "etc").mkdir(parents=True)
+    (vagrant.libvirt.folder / "pid").write_text("1 1 a-boot-before\n")
+    vagrant.down()
+    assert destroyed == []
+    assert not vagrant.lab.folder.exists()
+
+
+def test_machines_of_another_libvirt_that_stay_are_not_forgotten(
+    vagrant: Vagrant, destroyed: list[str]
+) -> None:
+    with pytest.raises(LabError, match="vagrant failed"):
+        vagrant.down()
+    assert destroyed == ["destroy"]
+    assert (vagrant.lab.folder / "dot").is_dir()
+
+
+def test_taking_down_what_was_never_up_is_no_error(vagrant: Vagrant) -> None:
+    vagrant.down()
+    vagrant.down()
+    assert not vagrant.lab.folder.exists()
