@@ -15,9 +15,9 @@ tls_authority_dir = str(_lab.authority_dir)
 if "STRONGBOX_CA_PASSPHRASE" not in _os.environ:
     tls_passphrase_file = str(_lab.passphrase)
 custody_kind = "local"
-custody_recipients = [_identity.age_recipient(_lab).read_text().strip()]
-custody_identity_file = str(_identity.age_identity(_lab))
-custody_records_dir = str(_lab.folder / "custody")
+custody_recipients = [_lab.recipient]
+custody_identity_file = str(_lab.identity)
+custody_records_dir = str(_lab.records)
 zookeeper_archive = str(_state.PROJECT / ".lab" / "dist" / "kafka_2.13-3.9.2.tgz")
 kafka_archive = zookeeper_archive
 zookeeper_heap = "128m"

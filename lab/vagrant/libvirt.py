@@ -6,7 +6,6 @@ libvirt's usual ones, so that it leaves nothing behind and no one else's machine
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import shutil
 import socket
@@ -74,6 +73,7 @@ class Libvirt:
             return
         for usual, ours in _FOLDERS.items():
             (self.folder / ours).mkdir(parents=True, exist_ok=True)
+            # Stays: removing it would take the mount from another clone's libvirt.
             Path(usual).mkdir(parents=True, exist_ok=True)
         for name, text in _CONFIGURATION.items():
             (self.folder / "etc" / name).write_text(text)
@@ -114,9 +114,6 @@ class Libvirt:
             processes.end_recorded(left, _END_S)
         network.destroy(self.lab)
         shutil.rmtree(self.folder, ignore_errors=True)
-        # Made for a mount, and empty unless a libvirt of this machine's own has run since.
-        with contextlib.suppress(OSError):
-            SOCKET.parent.rmdir()
 
 
 def _answers(path: Path) -> bool:
