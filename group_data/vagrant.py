@@ -3,19 +3,17 @@
 import os as _os
 
 from lab import state as _state
-from lab.vagrant import identity as _identity
 from lab.vagrant import plan as _plan
 
 _lab = _plan.lab()
-# Here and not with `vagrant up`, as that may be the operator's own.
-_identity.create(_lab)
 
 common_cluster = "vagrant"
 tls_authority_dir = str(_lab.authority_dir)
 if "STRONGBOX_CA_PASSPHRASE" not in _os.environ:
     tls_passphrase_file = str(_lab.passphrase)
 custody_kind = "local"
-custody_recipients = [_lab.recipient]
+if _lab.recipient:
+    custody_recipients = [_lab.recipient]
 custody_identity_file = str(_lab.identity)
 custody_records_dir = str(_lab.records)
 zookeeper_archive = str(_state.PROJECT / ".lab" / "dist" / "kafka_2.13-3.9.2.tgz")

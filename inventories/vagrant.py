@@ -9,6 +9,7 @@ import sys as _sys
 from lab import network as _network
 from lab import state as _state
 from lab.vagrant import declare as _declare
+from lab.vagrant import identity as _identity
 from lab.vagrant import machines as _machines
 from lab.vagrant import plan as _plan
 
@@ -19,6 +20,8 @@ try:
     _made = _machines.read(_lab.folder)
     if not _made:
         raise _state.LabError("no machine was made yet: vagrant up, or python -m lab.vagrant up")
+    # Not in group_data, which pyinfra reads with any inventory.
+    _identity.create(_lab)
 except _state.LabError as _error:
     # pyinfra shows any other exception with a traceback.
     _sys.exit(f"inventories/vagrant.py: {_error}")

@@ -99,6 +99,12 @@ def test_pyinfras_own_connector_is_told_the_same(
     assert lab.known_hosts.read_text() == ""
 
 
+def test_settings_alone_make_no_secret(lab: Lab) -> None:
+    """pyinfra reads every file of group_data, whichever inventory it is given."""
+    assert "custody_recipients" not in _names("group_data/vagrant.py")
+    assert list(lab.folder.iterdir()) == []
+
+
 def test_before_the_first_machine_it_says_how_to_make_one(lab: Lab) -> None:
     with pytest.raises(SystemExit, match="no machine was made yet: vagrant up"):
         _names("inventories/vagrant.py")
