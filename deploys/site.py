@@ -23,7 +23,7 @@ here = site(state.strongbox_cluster, host.name)
 prepare_host(here.base)
 if here.key_service:
     boot.install(here.key_service)
-volumes.provision(here.volumes)
+volumes.provision(here.volumes, here.all_volumes)
 barrier(name="barrier: volumes are open", label="volumes are open")
 keys.complete(here.keys)
 make_folders(here.base)

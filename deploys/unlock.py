@@ -20,5 +20,9 @@ here = site(state.strongbox_cluster, host.name)
 
 volumes.unlock(here.volumes)
 barrier(name="barrier: volumes are open", label="volumes are open")
-zookeeper.start_down(here.ensemble, lambda: kafka.have_data(here.brokers), here.was_closed)
+zookeeper.start_down(
+    here.ensemble,
+    lambda: kafka.have_data(here.brokers) or any(map(here.was_closed, here.brokers)),
+    here.was_closed,
+)
 kafka.start_down(here.brokers, lambda _: False, lambda _: True, here.was_closed)

@@ -47,6 +47,7 @@ class HostSite:
     ensemble: Mapping[str, ZookeeperHost]
     brokers: Mapping[str, BrokerHost]
     volumes: VolumesHost
+    all_volumes: Mapping[str, VolumesHost]
     keys: HostKeys
     was_closed: Callable[[str], bool]
     stores_due: Callable[[str], bool]
@@ -60,6 +61,7 @@ def site(cluster: Cluster, name: str) -> HostSite:
     node = cluster.nodes[name]
     ensemble = {item: _zookeeper(cluster, cluster.nodes[item]) for item in cluster.zookeepers}
     brokers = {item: _broker(cluster, cluster.nodes[item]) for item in cluster.brokers}
+    all_volumes = {other: _volumes(cluster, item) for other, item in cluster.nodes.items()}
     return HostSite(
         base=_base(cluster, node, ensemble.get(name), brokers.get(name)),
         key_service=_key_service(node),
@@ -70,8 +72,9 @@ def site(cluster: Cluster, name: str) -> HostSite:
         ensemble=ensemble,
         brokers=brokers,
         volumes=_volumes(cluster, node),
+        all_volumes=all_volumes,
         keys=_keys(cluster, node),
-        was_closed=lambda other: was_closed(other, _volumes(cluster, cluster.nodes[other])),
+        was_closed=lambda other: was_closed(other, all_volumes),
         stores_due=partial(_ask, stores_due, cluster),
         stores_usable=partial(_ask, stores_usable, cluster),
     )
@@ -204,6 +207,7 @@ def _volumes(cluster: Cluster, node: Node) -> VolumesHost:
         ours=volumes_files.known_volumes(
             cluster.name, {item.common.hostname: item.volumes for item in cluster.nodes.values()}
         ),
+        unit="zookeeper" if node.zookeeper else "kafka",
     )
 
 

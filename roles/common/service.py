@@ -67,7 +67,7 @@ def start_commands(unit: str, verb: str, ready: str, timeout_s: int, hint: str) 
         f"systemctl enable --quiet {unit}.service && systemctl {verb} {unit}.service && "
         f'if [ "$(systemctl show -P ConditionResult {unit}.service)" = no ]; then '
         f'echo "$(uname -n): {unit} is not started, as a volume it needs is not mounted: '
-        'run deploys/unlock.py" >&2; exit 1; fi'
+        'run deploys/unlock.py, or deploys/site.py when it is new" >&2; exit 1; fi'
     )
     yield StringCommand(
         f"deadline=$(($(date +%s) + {timeout_s})); "

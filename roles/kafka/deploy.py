@@ -77,6 +77,7 @@ def start_down(brokers: Brokers, stores_due: OfHost, stores_usable: OfHost, clos
             brokers=brokers,
             stores_change=stores_due(host.name),
             stores_usable=stores_usable(host.name),
+            was_closed=closed(host.name),
         )
     barrier(name="barrier: Kafka serves", label="Kafka serves")
     if host.name in brokers and host.name not in first:

@@ -115,7 +115,11 @@ def come_up(node: BrokerHost, verb: str) -> Commands:
 
 @operation()
 def start(
-    brokers: Brokers, stores_change: bool, stores_usable: bool, after_others: bool = False
+    brokers: Brokers,
+    stores_change: bool,
+    stores_usable: bool,
+    after_others: bool = False,
+    was_closed: bool = False,
 ) -> Commands:
     """
     Starts this broker when it is down, and waits until it is in sync.
@@ -127,6 +131,7 @@ def start(
     + stores_change: this run writes new stores on this host
     + stores_usable: this host could connect with the stores that it had before this run
     + after_others: its data folder is empty, and those of other brokers are not
+    + was_closed: its volumes were closed when the run was planned, and were taken to hold data
     """
     node = brokers[host.name]
     seen: Observed | None = recall(_STATE)
@@ -142,6 +147,8 @@ def start(
     forget()
     if showing_changes():
         host.log("wait for Kafka, which runs but does not answer" if silent else "start Kafka")
+    if was_closed and not seen.has_data and not seen.service.running and state.is_executing:
+        raise OperationError(plan.empty_after_all(host.name))
     if after_others and not seen.service.running and state.is_executing:
         yield from _dropped_from_isr(node)
     yield from come_up(node, "start")

@@ -261,6 +261,14 @@ def not_asked(broker: str, problem: str) -> str:
     )
 
 
+def empty_after_all(broker: str) -> str:
+    """The message for a broker whose volumes turned out to be empty once they were open."""
+    return (
+        f"{broker}: not started, as its volumes are open now and hold no data: run "
+        "deploys/site.py, which starts such a broker after the others"
+    )
+
+
 def lost(found: Sequence[Partition], broker: str) -> str:
     """The message for an empty broker that alone was in sync in the partitions *found*."""
     names = ", ".join(str(partition) for partition in found[:_SHOWN])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from roles.common.operations import managed_paths
 from roles.volumes import files
 from roles.volumes.files import VolumesHost
 from roles.volumes.operations import mounted_volumes, refuse_while_locked
 
 
-def provision(volumes: VolumesHost) -> None:
+def provision(volumes: VolumesHost, hosts: Mapping[str, VolumesHost]) -> None:
     """Called when packages are installed and before any folder is made on the volumes.
 
-    Stops while a volume that was set up before is closed: other roles would take what they cannot
-    see for lost.
+    Stops while a volume of any host that was set up before is closed: other roles would take what
+    they cannot see for lost.
+
+    :param hosts: every host's volumes, by host name.
     """
+    refuse_while_locked(hosts)
     if volumes.settings.unencrypted:
         return
-    refuse_while_locked(volumes)
     mounted_volumes(name="Volumes: encrypted, open and mounted", volumes=volumes)
     managed_paths(name="Volumes: start guard", wanted=files.wanted(volumes))
 

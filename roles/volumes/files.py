@@ -28,6 +28,7 @@ class VolumesHost:
 
     :param custody: makes the custody, which is asked only while something is formatted or opened.
     :param ours: see `known_volumes`.
+    :param unit: name of the service that keeps its data on the volumes, such as ``kafka``.
     """
 
     cluster: str
@@ -36,6 +37,7 @@ class VolumesHost:
     settings: VolumesSettings
     custody: Callable[[], Custody]
     ours: Mapping[str, str]
+    unit: str
 
     @property
     def wanted(self) -> list[Wanted]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pyinfra import host, inventory, state
 from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation
 
 from roles.common.operations import Commands, known, once, refuse, show_diff, showing_changes
@@ -40,45 +41,80 @@ def _asked(volumes: VolumesHost) -> list[tuple[str, str, str, str]]:
     return [(item.name, item.settings.device, item.mapping, item.mount) for item in volumes.wanted]
 
 
-def planned(volumes: VolumesHost, looked: Looked) -> dict[str, list[Step]]:
-    """Steps for each volume; stops the run when any of them is refused."""
-    found = plan.plan_host(
+def _answers(volumes: VolumesHost, looked: Looked) -> dict[str, list[Step] | Refusal]:
+    return plan.plan_host(
         volumes.wanted,
         looked.volumes,
         volumes.ours,
         looked.verified_ebs,
         volumes.settings.wipe_confirm,
     )
+
+
+def planned(volumes: VolumesHost, looked: Looked) -> dict[str, list[Step]]:
+    """Steps for each volume; stops the run when any of them is refused."""
+    found = _answers(volumes, looked)
     refusals = [str(item) for item in found.values() if isinstance(item, Refusal)]
     if refusals:
         raise refuse("; ".join(refusals))
     return {name: item for name, item in found.items() if not isinstance(item, Refusal)}
 
 
-def refuse_while_locked(volumes: VolumesHost) -> None:
-    """While a run is planned: data that cannot be seen must not be taken for data that is gone."""
-    steps = planned(volumes, observe(volumes))
-    locked = [repr(name) for name, found in steps.items() if plan.needs_unlocking(found)]
+Hosts = Mapping[str, VolumesHost]
+
+
+def refuse_while_locked(hosts: Hosts) -> None:
+    """While a run is planned: data that cannot be seen must not be taken for data that is gone.
+
+    Of all hosts, with ``--limit`` too: what may be started on one depends on what others have.
+
+    :param hosts: every host's volumes, by host name.
+    """
+    # Each host reads its own at the same time as the others; then one puts them together.
+    _answers_of(host.name, hosts)
+    answers = once("volumes", lambda: {name: _answers_of(name, hosts) for name in sorted(hosts)})
+    refused = [
+        f"{name}: {answer}"
+        for name, found in answers.items()
+        for answer in found.values()
+        if isinstance(answer, Refusal)
+    ]
+    if refused:
+        raise OperationError("\n    ".join([*refused, "Nothing was changed."]))
+    locked = [name for name in sorted(hosts) if was_closed(name, hosts)]
     if locked:
-        raise refuse(
-            f"closed: volume {', '.join(locked)}: run pyinfra INVENTORY deploys/unlock.py first"
+        raise OperationError(
+            f"{', '.join(locked)}: closed: volumes that were set up before, so what is on them "
+            "cannot be seen: run pyinfra INVENTORY deploys/unlock.py first"
         )
 
 
-def was_closed(name: str, volumes: VolumesHost) -> bool:
-    """Whether, when the run was planned, a volume of the host of that name was set up but closed.
+def was_closed(name: str, hosts: Hosts) -> bool:
+    """Whether, when the run was planned, a volume of the host of that name was set up but closed,
+    or could not be told to be anything else.
 
-    :param volumes: that host's.
+    :param hosts: every host's volumes, by host name.
     """
-    if volumes.settings.unencrypted:
-        return False
+    return any(
+        isinstance(answer, Refusal) or plan.needs_unlocking(answer)
+        for answer in _answers_of(name, hosts).values()
+    )
 
-    def look() -> bool:
+
+def _answers_of(name: str, hosts: Hosts) -> dict[str, list[Step] | Refusal]:
+    """What the plan says of a host's volumes, read once for each host of a run."""
+    volumes = hosts[name]
+    if volumes.settings.unencrypted:
+        return {}
+
+    def look() -> dict[str, list[Step] | Refusal]:
         looked = known(
             inventory.get_host(name).get_fact(VolumesState, volumes=_asked(volumes)),
             f"the state of the volumes of {name}",
         )
-        return any(plan.needs_unlocking(steps) for steps in planned(volumes, looked).values())
+        if name == host.name:
+            remember(_STATE, looked)
+        return _answers(volumes, looked)
 
     return once(f"volumes of {name}", look)
 
@@ -100,9 +136,12 @@ def mounted_volumes(volumes: VolumesHost, set_up: bool = True) -> Commands:
     if not looked or any(steps.values()) or blocks:
         looked = observe(volumes)
         steps, blocks = planned(volumes, looked), _blocks(volumes, looked)
-    new = [repr(name) for name, found in steps.items() if plan.is_first_setup(found)]
-    if new and not set_up:
-        raise refuse(f"volume {', '.join(new)} was never set up: run deploys/site.py")
+    new = [name for name, found in steps.items() if plan.is_first_setup(found)]
+    if not set_up:
+        blocks = {}
+        for name in new:
+            host.log(f"volume {name!r} was never set up: left alone, run deploys/site.py for it")
+            steps[name] = []
     if not any(steps.values()) and not blocks:
         host.noop("volumes are mounted")
         return
@@ -112,6 +151,12 @@ def mounted_volumes(volumes: VolumesHost, set_up: bool = True) -> Commands:
     if not state.is_executing:
         yield StringCommand("true")  # that something changes is all that planning needs to know
         return
+    if set_up and new:
+        # It would start with the next boot, on a volume that is empty, without anyone's leave.
+        yield StringCommand(
+            f"! systemctl is-enabled --quiet {volumes.unit} 2>/dev/null || "
+            f"systemctl disable --quiet {volumes.unit}"
+        )
     for item in volumes.wanted:
         yield from _do(volumes, item, looked.volumes[item.name], steps[item.name])
     for path, lines in blocks.items():

@@ -57,10 +57,18 @@ def start_down(
     # runs already is waited for with the first, as they may need its vote.
     second = waves[1] if len(waves) > 1 else []
     if host.name in ensemble and host.name not in second:
-        start(name="ZooKeeper: start what is down", ensemble=ensemble)
+        start(
+            name="ZooKeeper: start what is down",
+            ensemble=ensemble,
+            was_closed=closed(host.name),
+        )
     barrier(name="barrier: ZooKeeper serves", label="ZooKeeper serves")
     if host.name in second:
-        start(name="ZooKeeper: start the rest", ensemble=ensemble)
+        start(
+            name="ZooKeeper: start the rest",
+            ensemble=ensemble,
+            was_closed=closed(host.name),
+        )
     barrier(name="barrier: ZooKeeper is complete", label="ZooKeeper is complete")
 
 

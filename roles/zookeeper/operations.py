@@ -77,7 +77,7 @@ def _come_up(node: ZookeeperHost, verb: str) -> Commands:
 
 
 @operation()
-def start(ensemble: Ensemble) -> Commands:
+def start(ensemble: Ensemble, was_closed: bool = False) -> Commands:
     """
     Starts this member when it is down, and waits until it serves as part of the quorum.
 
@@ -86,6 +86,7 @@ def start(ensemble: Ensemble) -> Commands:
     are yet to get the configuration with which they find each other.
 
     + ensemble: all members by host name
+    + was_closed: its volumes were closed when the run was planned, and were taken to hold data
     """
     node = ensemble[host.name]
     seen: Observed | None = recall(_STATE)
@@ -97,6 +98,11 @@ def start(ensemble: Ensemble) -> Commands:
     if step is plan.Start.NOTHING or unknown:
         host.noop("ZooKeeper runs")
         return
+    if was_closed and not seen.has_data and not seen.service.running and state.is_executing:
+        raise OperationError(
+            f"{host.name}: not started, as its volumes are open now and hold no data: run "
+            "deploys/site.py, which finds out whether the others can spare what it had"
+        )
     forget()
     if showing_changes():
         host.log(step.value)

@@ -16,6 +16,6 @@ here = site(state.strongbox_cluster, host.name)
 if host.data.get("x_step") == "unlock":
     unlock(here.volumes)
 else:
-    provision(here.volumes)
+    provision(here.volumes, here.all_volumes)
     barrier(name="barrier: volumes are open", label="volumes are open")
     complete(here.keys)

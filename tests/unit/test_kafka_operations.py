@@ -182,6 +182,16 @@ def start_of(
         return run.commands(NAMES[0], start, brokers=nodes, **options)
 
 
+def test_a_broker_whose_volumes_turn_out_empty_is_not_started_as_one_with_data(
+    nodes: dict[str, BrokerHost],
+) -> None:
+    empty = observed(nodes[NAMES[0]], service=STOPPED, has_data=False)
+    with pytest.raises(OperationError, match=r"hold no data: run deploys/site\.py"):
+        start_of(empty, nodes, was_closed=True)
+    full = observed(nodes[NAMES[0]], service=STOPPED)
+    assert start_of(full, nodes, was_closed=True) != []
+
+
 def test_a_broker_that_serves_is_left_alone(nodes: dict[str, BrokerHost]) -> None:
     assert start_of(observed(nodes[NAMES[0]]), nodes) == []
 

@@ -29,7 +29,9 @@ def host(unlock: str = "controller", **layout: Volume) -> VolumesHost:
         layout={"main": main, **layout},
         unlock=unlock,  # type: ignore[arg-type]
     )
-    return VolumesHost("payments", "kafka1.example", "/srv/strongbox", settings, no_custody, {})
+    return VolumesHost(
+        "payments", "kafka1.example", "/srv/strongbox", settings, no_custody, {}, "kafka"
+    )
 
 
 DATA = Volume(device="/dev/disk/by-id/data0", min_gib=9, max_gib=11, filesystem="ext4")
@@ -84,7 +86,9 @@ def test_a_unit_waits_for_the_volumes_it_writes_to() -> None:
     mounts, command = files.guard(node, folders)
     assert mounts == ("/srv/strongbox", "/srv/strongbox-data0")
     assert command == f"{files.GUARD} {' '.join(folders)}"
-    plain = VolumesHost("c", "h", "/srv", VolumesSettings(unencrypted=True), no_custody, {})
+    plain = VolumesHost(
+        "c", "h", "/srv", VolumesSettings(unencrypted=True), no_custody, {}, "kafka"
+    )
     assert files.guard(plain, folders) == ((), "")
 
 

@@ -11,6 +11,7 @@ import struct
 from contextlib import ExitStack
 from typing import Any
 
+import pyinfra
 import pytest
 from pyinfra.api import Config, Inventory, State
 from pyinfra.api.connect import connect_all
@@ -134,6 +135,8 @@ class Run:
         state.is_executing = self.executing
         self.stack.enter_context(ctx_host.use(inventory.get_host(NAME)))
         forget()
+        # What `once` keeps is kept with the proxy, which outlives the state that it stands for.
+        pyinfra.state.__dict__.pop("_strongbox_shared", None)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -147,6 +150,7 @@ class Run:
             settings=settings,
             custody=lambda: self.keys,  # type: ignore[arg-type, return-value]
             ours=known_volumes("payments", {"kafka1.example": settings}),
+            unit="kafka",
         )
 
     def commands(self, **arguments: Any) -> list[Any]:
@@ -161,7 +165,9 @@ def scripts(commands: list[Any]) -> list[str]:
 
 def test_an_empty_disk_is_set_up_with_a_new_key_on_stdin_only() -> None:
     with Run(EMPTY) as run:
-        commands = run.commands()
+        disable, *commands = run.commands()
+    # Whatever kept its data on the disk that was there before must not start by itself.
+    assert "systemctl disable --quiet kafka" in disable.get_raw_value()
     assert scripts(commands) == ["format", "open", "mkfs", "mount", "finish"]
     assert run.keys.asked == [("new", CONTEXT)]
     secret = base64.b64encode(run.keys.key).decode()
@@ -185,7 +191,7 @@ def test_while_it_is_planned_custody_is_not_asked() -> None:
 def test_what_is_mounted_is_left_alone_and_custody_is_not_asked() -> None:
     with Run(MOUNTED) as run:
         assert run.commands() == []
-        refuse_while_locked(run.volumes())
+        refuse_while_locked({NAME: run.volumes()})
     assert run.keys.asked == []
 
 
@@ -195,7 +201,7 @@ def test_a_closed_volume_is_opened_with_its_own_key() -> None:
         assert scripts(commands) == ["open", "mount"]
         assert "--allow-discards --perf-no_read_workqueue" in commands[0].get_raw_value()
         with pytest.raises(OperationError, match=r"deploys/unlock\.py"):
-            refuse_while_locked(run.volumes())
+            refuse_while_locked({NAME: run.volumes()})
     assert run.keys.asked == [("unwrap", CONTEXT)]
 
 
@@ -206,10 +212,16 @@ def test_custody_that_is_away_leaves_it_closed() -> None:
 
 
 def test_unlocking_sets_nothing_up() -> None:
-    refused = pytest.raises(OperationError, match=r"never set up: run deploys/site\.py")
-    with Run(EMPTY) as run, refused:
-        run.commands(set_up=False)
+    with Run(EMPTY) as run:
+        assert run.commands(set_up=False) == []
     assert run.keys.asked == []
+
+
+def test_a_refusal_of_any_host_stops_the_run_by_its_name() -> None:
+    seen = f"{DISK}blkid 0\nprobe TYPE=ext4\nsignature 0x438 ext4\nmount-point absent\n"
+    with Run(seen) as run, pytest.raises(OperationError) as error:
+        refuse_while_locked({NAME: run.volumes()})
+    assert str(error.value).startswith(f"{NAME}: volume 'main': /dev/disk/by-id/main holds a file")
 
 
 @pytest.mark.parametrize("executing", [True, False])
