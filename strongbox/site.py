@@ -187,7 +187,7 @@ def _zookeeper(cluster: Cluster, node: Node) -> ZookeeperHost:
         },
         store=_paths(node, layout.tls, zookeeper_files.STORE),
         software=_archive(node).directory,
-        guard=_guard(cluster, node, layout.root),
+        guard=_guard(cluster, node, layout.root, layout.data, layout.logs, layout.tmp, layout.tls),
     )
 
 
@@ -224,7 +224,8 @@ def _data_volumes(node: Node) -> list[str]:
 
 def _broker(cluster: Cluster, node: Node) -> BrokerHost:
     assert node.kafka is not None
-    tls = kafka_files.Layout(node.common.base_dir).tls
+    layout = kafka_files.Layout(node.common.base_dir)
+    tls = layout.tls
     return BrokerHost(
         settings=node.kafka,
         common=node.common,
@@ -244,7 +245,7 @@ def _broker(cluster: Cluster, node: Node) -> BrokerHost:
             zookeeper=_paths(node, tls, "zookeeper"),
         ),
         software=_archive(node).directory,
-        guard=_guard(cluster, node, kafka_files.Layout(node.common.base_dir).root,
+        guard=_guard(cluster, node, layout.root, layout.data, layout.logs, layout.tmp, layout.tls,
                      *(f"{mount}/kafka" for mount in _data_volumes(node))),
         data_volumes=_data_volumes(node),
     )  # fmt: skip

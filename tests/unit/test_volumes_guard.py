@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from roles.kafka import files as kafka_files
 from roles.volumes import scripts
+from roles.zookeeper import files as zookeeper_files
+from strongbox.cluster import Declared, load
+from strongbox.site import site
 
 EBS = "vol-0123456789abcdef0"
+RECIPIENT = "age1zxra6wa6x2nncsg6kl9drcfhyucw75uz8v9e2xwh5npqps9avu2qln0hjr"
 CRYPT = "CRYPT-LUKS2-0-strongbox-main"
 
 
@@ -43,11 +48,16 @@ class Host:
         device.mkdir(parents=True, exist_ok=True)
         return device
 
-    def mounted(self, number: str = "") -> None:
-        entry = f"36 35 {number or self.number} / {self.mount} rw,noatime shared:1 - xfs /dev/x rw"
-        (self.root / "proc/self/mountinfo").write_text(
-            f"22 1 254:0 / / rw - ext4 /dev/r rw\n{entry}\n"
-        )
+    def mounted(self, number: str = "", *, over: Path | None = None) -> None:
+        """The volume at the mount point; and over a folder, which stays the same, a tmpfs."""
+        entries = [
+            "22 1 254:0 / / rw - ext4 /dev/r rw",
+            f"36 35 {number or self.number} / {self.mount} rw,noatime shared:1 - xfs /dev/x rw",
+        ]
+        if over:
+            entries.append(f"37 36 0:99 / {over} rw shared:2 - tmpfs tmpfs rw")
+        text = "".join(f"{entry}\n" for entry in entries)
+        (self.root / "proc/self/mountinfo").write_text(text)
 
     def guard(self, *folders: Path) -> subprocess.CompletedProcess[str]:
         text = scripts.guard().decode()
@@ -133,6 +143,68 @@ def test_another_file_system_over_the_folder(host: Host) -> None:
     host.device(dm__uuid=CRYPT, dm__name="strongbox-main")
     host.mounted("250:99")
     assert "is in another file system" in host.refusal()
+
+
+def unit_folders(role: str, tmp_path: Path) -> list[str]:
+    """The guard's arguments in the unit of a host, which has its data on `main`."""
+    archive = tmp_path / "archive.tgz"
+    archive.touch()
+    data = {
+        "common_cluster": "canary",
+        "custody_recipients": [RECIPIENT],
+        "volumes_layout": {"main": {"device": "/dev/loop0", "min_gib": 1, "max_gib": 2}},
+    }
+    declared = {
+        f"{kind}{number}": Declared(
+            (group,),
+            data
+            | {
+                "common_hostname": f"{kind}{number}.example",
+                "common_addresses": [f"10.77.0.{start + number}"],
+                key: number,
+                f"{kind}_archive": str(archive),
+                f"{kind}_archive_sha512": "0" * 128,
+            },
+        )
+        for kind, group, key, start in (
+            ("zookeeper", "zookeepers", "zookeeper_id", 10),
+            ("kafka", "brokers", "kafka_broker_id", 20),
+        )
+        for number in (1, 2, 3)
+    }
+    found = site(load(declared), f"{role}1")
+    wanted = (
+        kafka_files.wanted(found.broker)
+        if found.broker
+        else zookeeper_files.wanted(found.zookeeper)  # type: ignore[arg-type]
+    )
+    (unit,) = [item for item in wanted if item.path.endswith(".service")]
+    (line,) = [
+        line for line in unit.content.decode().splitlines()  # type: ignore[union-attr]
+        if line.startswith("ExecStartPre=+")
+    ]  # fmt: skip
+    return line.split()[1:]
+
+
+@pytest.mark.parametrize("role", ["kafka", "zookeeper"])
+def test_nothing_is_mounted_below_what_the_unit_writes_to(
+    role: str, host: Host, tmp_path: Path
+) -> None:
+    names = unit_folders(role, tmp_path)
+    root = f"/srv/strongbox/{role}"
+    assert {root, *(f"{root}/{name}" for name in ("data", "logs", "tmp", "tls"))} <= set(names)
+    folders = [Path(f"{host.root}{name}") for name in names]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    host.device(dm__uuid=CRYPT, dm__name="strongbox-main")
+    host.mounted()
+    assert host.guard(*folders).returncode == 0
+    for below in (*folders[1:], folders[1] / "topic-0", folders[1] / "a/b"):
+        host.mounted(over=below)
+        refused = host.refusal(*folders)
+        assert f"another file system mounted in it, on {below}: unmount that" in refused
+    host.mounted(over=Path(f"{folders[0]}2/data"))
+    assert host.guard(*folders).returncode == 0
 
 
 def test_a_folder_that_is_missing(host: Host) -> None:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # guard DIR...: exits with 0 only if every folder lies on a volume that is declared for this host, is
-# mounted where it belongs, and is encrypted: dm-crypt, or an EBS volume verified as encrypted.
+# mounted where it belongs, and is encrypted: dm-crypt, or an EBS volume verified as encrypted; and if
+# nothing else is mounted anywhere below it.
 # Written by strongbox: a change made here is undone.
 set -eu
 LC_ALL=C
@@ -59,6 +60,9 @@ for dir; do
     # The file system that the folder is really in: nothing may be mounted over it.
     number=$(stat -c %Hd:%Ld -- "$here" 2>/dev/null) || refuse "$dir cannot be looked at"
     [ "$number" = "$mounted" ] || refuse "$dir is in another file system ($number) than $wanted"
+    # Nor below it, where what is written would lie in that other file system.
+    below=$(awk -v p="$here/" 'index($5, p) == 1 { print $5; exit }' /proc/self/mountinfo)
+    [ -z "$below" ] || refuse "$dir has another file system mounted in it, on $below: unmount that"
     sys=/sys/dev/block/$mounted
     [ -d "$sys" ] || refuse "$dir: no device is known behind $wanted"
     sys=$(readlink -f -- "$sys")
