@@ -221,7 +221,8 @@ def _do(
                 source = f"/dev/mapper/{item.mapping}" if item.is_luks else device
                 yield _script("mount", item.name, source, item.mount, item.settings.filesystem)
             case Action.FINISH:
-                yield _script("finish", device, item.uuid, item.label, item.mount, item.mapping)
+                kind = item.settings.filesystem
+                yield _script("finish", device, item.uuid, item.label, item.mapping, kind)
 
 
 def _new_key(volumes: VolumesHost, item: Wanted) -> tuple[str, Token]:

@@ -31,9 +31,10 @@ KINDS = frozenset({"disk", "part", "lvm", "multipath", "loop"})
 
 
 def new_label(volume: str) -> str:
-    """Of a volume's header from its formatting until its first mount.
+    """Of a volume's header from its formatting until it has its file system.
 
-    A header that has it has never held anything of value, so it may be formatted again.
+    A volume is mounted only once its label is final. So one that still has this label has never
+    held anything of value, and may be formatted again.
     """
     return f"strongbox-new-{volume}"
 
@@ -293,6 +294,7 @@ class Why(Enum):
     CLOSED = "it is closed"
     NEW = "it is new"
     UNMOUNTED = "it is not mounted"
+    MOUNTED = "it is mounted already"
     OPTIONS = "its mount options differ"
     TORN = "something, such as a power cut, has damaged one of the two"
 
@@ -465,10 +467,9 @@ def _plan_ours(volume: Wanted, seen: Seen, luks: Luks) -> list[Step] | Refusal:
         return Refusal(Reason.NO_FILESYSTEM, volume)
     if opened.filesystem != volume.settings.filesystem:
         return Refusal(Reason.OTHER_FILESYSTEM, volume, opened.filesystem)
-    steps = [*repair, *_mount(seen)]
-    if new:
-        steps.append(Step(Action.FINISH, Why.INTERRUPTED))
-    return steps
+    # Only by hand is it mounted before: then it may hold data already.
+    noted = [Step(Action.FINISH, Why.MOUNTED)] if new else []
+    return [*repair, *noted, *_mount(seen)]
 
 
 def _mount(seen: Seen) -> list[Step]:
@@ -491,8 +492,8 @@ def _set_up(why: Why) -> list[Step]:
         Step(Action.FORMAT, why),
         Step(Action.OPEN, Why.NEW),
         Step(Action.MAKE_FILESYSTEM, Why.NEW),
-        Step(Action.MOUNT, Why.NEW),
         Step(Action.FINISH, Why.NEW),
+        Step(Action.MOUNT, Why.NEW),
     ]
 
 

@@ -224,7 +224,7 @@ def test_an_empty_disk_is_formatted_as_declared(disk: MakeDisk) -> None:  # noqa
         input=KEY, capture_output=True, check=False,
     )  # fmt: skip
     assert opened.returncode == 0
-    # It was never mounted, so it is formatted anew; as soon as its label is final, never again.
+    # It has no file system, so it is formatted anew; as soon as its label is final, never again.
     assert why(made) is Why.INTERRUPTED
     tool("cryptsetup", "config", "--label", "strongbox-main", made.path)
     before = made.sha256()
@@ -235,6 +235,49 @@ def test_an_empty_disk_is_formatted_as_declared(disk: MakeDisk) -> None:  # noqa
     for excuse in ("empty", "interrupted", "wipe"):
         assert format_disk(made, excuse).returncode == 1
     assert made.sha256() == before
+
+
+def finish(made: Disk, sys: Path, opened: Disk) -> Result:
+    """finish.sh with a made-up /sys, in which *opened* stands for the mapping's device."""
+    text = scripts.text("finish")
+    for path, other in (("/sys/class/block", str(sys)), ('"/dev/$opened"', opened.path)):
+        assert path in text
+        text = text.replace(path, other)
+    arguments = [made.path, UUID, "strongbox-main", declared(made).mapping, "ext4"]
+    return subprocess.run(
+        ["sh", "-c", text, "finish", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_final_label_needs_the_open_file_system(disk: MakeDisk, tmp_path: Path) -> None:  # noqa: F811
+    made, opened = disk(SIZE), disk(SIZE)
+    assert format_disk(made, "empty").returncode == 0
+    before = made.sha256()
+    sys = tmp_path / "sys"
+    mapping = sys / "dm-0"
+
+    def refused(message: str) -> None:
+        result = finish(made, sys, opened)
+        assert result.returncode == 1 and message in result.stderr, result.stderr
+        assert made.sha256() == before
+
+    sys.mkdir()
+    refused("is not open")
+    (mapping / "dm").mkdir(parents=True)
+    (mapping / "dm/name").write_text("strongbox-main\n")
+    (mapping / "dm/uuid").write_text(f"CRYPT-LUKS2-{OTHER.replace('-', '')}-strongbox-main\n")
+    refused("is another volume")
+    (mapping / "dm/uuid").write_text(f"CRYPT-LUKS2-{UUID.replace('-', '')}-strongbox-main\n")
+    (mapping / "slaves/loop4095").mkdir(parents=True)
+    refused("is open on another disk")
+    (mapping / "slaves" / Path(made.path).name).mkdir()
+    refused("holds no ext4")
+    tool("mkfs.ext4", "-q", opened.path)
+    result = finish(made, sys, opened)
+    assert result.returncode == 0, result.stderr
+    seen = look(made)
+    assert seen.luks is not None and seen.luks.label == "strongbox-main"
+    assert format_disk(made, "interrupted").returncode == 1
 
 
 def test_looking_repairs_nothing(disk: MakeDisk) -> None:  # noqa: F811

@@ -168,7 +168,9 @@ def test_an_empty_disk_is_set_up_with_a_new_key_on_stdin_only() -> None:
         disable, *commands = run.commands()
     # Whatever kept its data on the disk that was there before must not start by itself.
     assert "systemctl disable --quiet kafka" in disable.get_raw_value()
-    assert scripts(commands) == ["format", "open", "mkfs", "mount", "finish"]
+    assert scripts(commands) == ["format", "open", "mkfs", "finish", "mount"]
+    finish = [bit.obj for bit in commands[3].bits[3:]]
+    assert finish == ["/dev/disk/by-id/main", UUID, "strongbox-main", "strongbox-main", "xfs"]
     assert run.keys.asked == [("new", CONTEXT)]
     secret = base64.b64encode(run.keys.key).decode()
     formatted = commands[0].connector_arguments["_stdin"].splitlines()

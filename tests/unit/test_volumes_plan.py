@@ -55,7 +55,7 @@ from tests.unit.volumes_support import (
 
 VERIFIED = frozenset({EBS})
 SETUP = [
-    Action.FORMAT, Action.OPEN, Action.MAKE_FILESYSTEM, Action.MOUNT, Action.FINISH,
+    Action.FORMAT, Action.OPEN, Action.MAKE_FILESYSTEM, Action.FINISH, Action.MOUNT,
 ]  # fmt: skip
 NEW = with_luks(label=new_label("main"))
 
@@ -125,6 +125,9 @@ def test_a_volume_mounted_before_it_was_noted_is_only_noted() -> None:
     assert MOUNTED.luks is not None
     luks = replace(MOUNTED.luks, label=new_label("main"))
     assert actions(replace(MOUNTED, luks=luks)) == [Action.FINISH]
+    point = replace(MOUNTED.mount_point, options=frozenset())
+    without = replace(MOUNTED, luks=luks, mount_point=point)
+    assert actions(without) == [Action.FINISH, Action.REMOUNT]
 
 
 def test_the_mark_of_a_formatting_that_began_lets_it_go_on() -> None:
@@ -625,6 +628,32 @@ def test_steps_reach_a_fixed_point_and_so_do_those_of_a_run_that_was_cut(
     for step in again:
         seen = after(volume, seen, step)
     assert plan(volume, seen, OURS, VERIFIED) == []
+
+
+def rebooted(seen: Seen) -> Seen:
+    """Closed, as the controller opens it."""
+    return replace(seen, mapping=None, holders=(), exclusive=True, mount_point=MountPoint("empty"))
+
+
+@examples(300)
+@given(st.lists(st.none() | st.integers(0, len(SETUP)), max_size=6))
+def test_what_was_mounted_once_is_never_formatted(runs: list[int | None]) -> None:
+    """Runs that are each cut after some steps, and reboots (None) in between."""
+    seen, mounted = EMPTY, False
+    for cut in runs:
+        if cut is None:
+            seen = rebooted(seen)
+            continue
+        for step in steps(seen)[:cut]:
+            destroying = (Action.CLOSE, Action.FORMAT, Action.MAKE_FILESYSTEM)
+            assert not (mounted and step.action in destroying)
+            seen = after(VOLUME, seen, step)
+            mounted = mounted or seen.mount_point.state == "mounted"
+    for step in steps(seen):
+        assert not (mounted and step.action is Action.FORMAT)
+        seen = after(VOLUME, seen, step)
+    assert steps(seen) == [] and seen.mount_point.state == "mounted"
+    assert seen.luks is not None and seen.luks.label == "strongbox-main"
 
 
 @examples(300)

@@ -113,6 +113,8 @@ def after(volume: Wanted, seen: Seen, step: Step) -> Seen:
             return replace(seen, blkid=0, type=kind, uuid=volume.uuid, signatures=(f"0x0 {kind}",),
                            partition_table="", children=(), luks=None)  # fmt: skip
         case Action.MOUNT | Action.REMOUNT if opened:
+            assert luks and luks.label == volume.label, "mounted while it may be formatted"
+            assert opened.filesystem == volume.settings.filesystem
             point = MountPoint("mounted", opened.kernel, MOUNT_OPTIONS)
             return replace(
                 seen, mount_point=point, mapping=replace(opened, mounted=(volume.mount,))
@@ -120,6 +122,7 @@ def after(volume: Wanted, seen: Seen, step: Step) -> Seen:
         case Action.MOUNT | Action.REMOUNT:
             point = MountPoint("mounted", seen.kernel, MOUNT_OPTIONS)
             return replace(seen, mount_point=point, mounted=(volume.mount,), exclusive=False)
-        case Action.FINISH if luks:
+        case Action.FINISH if luks and opened:
+            assert opened.filesystem == volume.settings.filesystem
             return replace(seen, luks=replace(luks, label=volume.label))
     raise AssertionError(f"{step} cannot be done with {seen}")
