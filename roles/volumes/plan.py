@@ -13,6 +13,7 @@ Pure: no pyinfra, no host.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -41,8 +42,9 @@ def new_label(volume: str) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A declared volume. ``mount`` is the mount point."""
+    """A declared volume. ``mount`` is the mount point, ``host`` the host's ``common_hostname``."""
 
+    host: str
     name: str
     settings: Volume
     mount: str
@@ -60,6 +62,10 @@ class Wanted:
     def is_luks(self) -> bool:
         return self.settings.encryption == "luks"
 
+    def confirmation(self, serial: str) -> str:
+        """What has to be confirmed before a disk of that serial is wiped for it."""
+        return f"{self.host}:{serial}"
+
     @property
     def ebs_serial(self) -> str:
         """As the disk says it: the volume's id without the dash."""
@@ -70,6 +76,7 @@ def wanted(settings: VolumesSettings, cluster: str, hostname: str, base_dir: str
     """The declared volumes, mount points that lie above others first."""
     volumes = [
         Wanted(
+            hostname,
             name,
             volume,
             settings.mount_point(name, base_dir),
@@ -229,7 +236,7 @@ class Reason(Enum):
     EBS_OTHER_DISK = "{device} has the serial {detail}: it is not the EBS volume {ebs_volume}"
 
 
-#: May be overruled by the confirmation of the disk's serial: what they protect is on the disk only,
+#: May be overruled by the confirmation of host and serial: what they protect is on the disk only,
 #: and nothing uses it now.
 CONFIRMABLE = frozenset(
     {
@@ -258,9 +265,10 @@ class Refusal:
     serial: str = ""
 
     def __str__(self) -> str:
+        confirmation = self.volume.confirmation(self.serial)
         wipe = (
             "declare another disk, or, if nothing on it is needed, run once with "
-            f"--data volumes_wipe_confirm={self.serial}"
+            f"--data {shlex.quote(f'volumes_wipe_confirm={confirmation}')}"
             if self.serial
             else "declare another disk, or empty it by hand (it has no serial to confirm)"
         )
@@ -336,10 +344,14 @@ def plan_host(
     :param ours: LUKS UUID -> words for every volume of the whole cluster, as in
         ``"volume 'main' of kafka2"``.
     :param verified_ebs: ids of EBS volumes that were verified to be encrypted.
-    :param confirmed: serial whose disk may be wiped in this run.
+    :param confirmed: ``HOST:SERIAL`` of the disk that may be wiped in this run.
     """
     answers: dict[str, list[Step] | Refusal] = {}
-    if sum(item.serial == confirmed for item in seen.values()) > 1:
+    meant = [
+        item for item in volumes
+        if item.name in seen and item.confirmation(seen[item.name].serial) == confirmed
+    ]  # fmt: skip
+    if len(meant) > 1:
         confirmed = ""  # it does not say which of them
     for volume in volumes:
         mine = seen.get(volume.name, Seen(unknown=(f"{volume.settings.device} was not looked at",)))
@@ -507,7 +519,8 @@ def _plan_other(volume: Wanted, seen: Seen, confirmed: str) -> list[Step] | Refu
     refusal = _content(volume, seen)
     if refusal is None:
         return _set_up(Why.INTERRUPTED if seen.mark else Why.EMPTY)
-    if refusal.reason in CONFIRMABLE and seen.serial and confirmed == seen.serial:
+    is_confirmed = seen.serial and confirmed == volume.confirmation(seen.serial)
+    if refusal.reason in CONFIRMABLE and is_confirmed:
         return _set_up(Why.WIPE_CONFIRMED)
     return refusal
 

@@ -6,9 +6,16 @@ import itertools
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
-from roles.common.settings import RemotePath, RoleSettings
+from roles.common.settings import HOSTNAME, RemotePath, RoleSettings
 from roles.volumes.names import MAIN
 
 _NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
@@ -33,6 +40,17 @@ def _imds(value: str) -> str:
         raise ValueError(
             "is not the address of an instance metadata service: leave it empty, or "
             "http://[fd00:ec2::254] on IPv6"
+        )
+    return value
+
+
+def _wipe(value: object) -> object:
+    # Before the type: pyinfra reads --data of digits only as a number.
+    host, _, serial = str(value).partition(":")
+    if value != "" and not (HOSTNAME.fullmatch(host) and serial):
+        raise ValueError(
+            f"{value!r} does not say on which host: give HOST:SERIAL, as the refusal of the disk "
+            "prints it (HOST is the host's common_hostname)"
         )
     return value
 
@@ -107,10 +125,10 @@ class VolumesSettings(RoleSettings):
         description="URL of the instance metadata service that gives a host its role with "
         "volumes_unlock = 'boot'; empty for AWS's own, http://169.254.169.254.",
     )
-    wipe_confirm: str = Field(
+    wipe_confirm: Annotated[str, BeforeValidator(_wipe)] = Field(
         default="",
-        description="Serial of one disk whose content may be destroyed, for one run: "
-        "--data volumes_wipe_confirm=SERIAL. Never in group_data.",
+        description="The host (its common_hostname) and the serial of one disk whose content may "
+        "be destroyed, for one run: --data volumes_wipe_confirm=HOST:SERIAL. Never in group_data.",
     )
 
     rotate: Literal["volume", "recovery", "all"] = Field(

@@ -42,7 +42,8 @@ from tests.lab.disks import MIB, Disk, MakeDisk, disk  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
 Result = subprocess.CompletedProcess[str]
-UUID = luks_uuid("canary", "kafka1.example", "main")
+HOST = "kafka1.example"
+UUID = luks_uuid("canary", HOST, "main")
 OTHER = luks_uuid("canary", "kafka2.example", "main")
 OURS = {UUID: "volume 'main' of kafka1", OTHER: "volume 'main' of kafka2"}
 KEY = secrets.token_bytes(64)
@@ -65,7 +66,7 @@ def run(name: str, *arguments: str, stdin: str = "", under: tuple[str, ...] = ()
 def declared(made: Disk, **settings: object) -> Wanted:
     values: dict[str, object] = {"min_gib": 0, "max_gib": 1, "filesystem": "ext4"}
     volume = Volume(device=made.path, **(values | settings))  # type: ignore[arg-type]
-    return Wanted("main", volume, "/srv/strongbox-test-of-devices", UUID)
+    return Wanted(HOST, "main", volume, "/srv/strongbox-test-of-devices", UUID)
 
 
 def look(made: Disk) -> Seen:
@@ -304,7 +305,7 @@ def test_a_volume_under_another_signature_is_not_formatted(disk: MakeDisk) -> No
     made.write(0, bytes(4096))
     md(made)
     before = made.sha256()
-    assert why(made, confirmed=str(made.backing)) is Reason.DAMAGED_HEADER
+    assert why(made, confirmed=f"{HOST}:{made.backing}") is Reason.DAMAGED_HEADER
     assert made.sha256() == before
 
 
@@ -316,7 +317,7 @@ def test_in_use_or_not_the_declared_disk(disk: MakeDisk, tmp_path: Path) -> None
     tool("mount", "-o", "ro", mounted.path, str(folder))
     before = mounted.sha256()
     assert look(mounted).exclusive is False
-    for confirmed in ("", str(mounted.backing)):
+    for confirmed in ("", f"{HOST}:{mounted.backing}"):
         assert why(mounted, confirmed) is Reason.MOUNTED
     for excuse in ("empty", "wipe"):
         assert "mounted" in format_disk(mounted, excuse).stderr
@@ -345,7 +346,7 @@ def test_swap_in_use(disk: MakeDisk) -> None:  # noqa: F811
     if not listed.exists():
         pytest.skip("this kernel has no swap")
     seen = replace(look(made), swap=True)
-    found = plan(declared(made), seen, OURS, confirmed=seen.serial)
+    found = plan(declared(made), seen, OURS, confirmed=f"{HOST}:{seen.serial}")
     assert isinstance(found, Refusal) and found.reason is Reason.SWAP_IN_USE
 
 
@@ -369,7 +370,7 @@ def test_an_absent_or_failing_disk(disk: MakeDisk) -> None:  # noqa: F811
 def test_a_confirmed_disk_is_wiped(content: str, disk: MakeDisk) -> None:  # noqa: F811
     made = disk(400 if content == "xfs" else SIZE)
     CONTENT[content][0](made)
-    assert why(made, confirmed=str(made.backing)) is Why.WIPE_CONFIRMED
+    assert why(made, confirmed=f"{HOST}:{made.backing}") is Why.WIPE_CONFIRMED
     result = format_disk(made, "wipe")
     assert result.returncode == 0, result.stderr
     assert look(made).signatures == ("0x0 crypto_LUKS", "0x4000 crypto_LUKS")

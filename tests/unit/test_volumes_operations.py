@@ -234,7 +234,7 @@ def test_a_refusal_names_host_volume_and_device(executing: bool) -> None:
     assert "kafka1: volume 'main': /dev/disk/by-id/main holds a file system (ext4)" in str(
         error.value
     )
-    assert "volumes_wipe_confirm=DISK-1" in str(error.value)
+    assert "--data volumes_wipe_confirm=kafka1.example:DISK-1" in str(error.value)
     assert run.keys.asked == []
 
 

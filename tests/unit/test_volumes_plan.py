@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -34,11 +35,13 @@ from roles.volumes.token import Token
 from tests.examples import examples
 from tests.unit.volumes_support import (
     CLOSED,
+    CONFIRMED,
     DEVICE,
     EBS,
     EBS_VOLUME,
     EMPTY,
     FOREIGN_UUID,
+    HOST,
     MOUNT,
     MOUNTED,
     OPEN,
@@ -288,23 +291,28 @@ def test_refused_by_name_with_the_remedy(case: str) -> None:
 @pytest.mark.parametrize("case", REFUSED)
 def test_only_what_nothing_uses_can_be_confirmed(case: str) -> None:
     seen, reason = REFUSED[case]
-    found = plan(VOLUME, seen, OURS, confirmed=SERIAL)
+    found = plan(VOLUME, seen, OURS, confirmed=CONFIRMED)
     if reason in CONFIRMABLE:
         assert isinstance(found, list) and found[0] == Step(Action.FORMAT, Why.WIPE_CONFIRMED)
-        assert refusal(seen, "another serial").reason is reason
-        assert refusal(replace(seen, serial=""), "").reason is reason
-        assert f"volumes_wipe_confirm={SERIAL}" in str(refusal(seen))
+        for other in ("another serial", SERIAL, f"{HOST}:", f"kafka2.example:{SERIAL}"):
+            assert refusal(seen, other).reason is reason
+        assert refusal(replace(seen, serial=""), f"{HOST}:").reason is reason
+        assert str(refusal(seen)).endswith(f" --data volumes_wipe_confirm={CONFIRMED}")
+        odd = refusal(replace(seen, serial="A 'B'"))
+        assert shlex.split(str(odd).split(" --data ")[1]) == [f"volumes_wipe_confirm={HOST}:A 'B'"]
         for use in ({"mounted": ("/x",)}, {"holders": ("dm-1",)}, {"swap": True},
                     {"exclusive": False}, {"read_only": True}):  # fmt: skip
-            assert isinstance(plan(VOLUME, replace(seen, **use), OURS, confirmed=SERIAL), Refusal)
+            assert isinstance(
+                plan(VOLUME, replace(seen, **use), OURS, confirmed=CONFIRMED), Refusal
+            )
     else:
         assert isinstance(found, Refusal) and found.reason is reason
 
 
 def test_a_volume_of_ours_is_never_wiped() -> None:
     for seen in (MOUNTED, OPEN, CLOSED):
-        assert Action.FORMAT not in actions(seen, SERIAL)
-    assert refusal(with_luks(uuid=OTHER_UUID), SERIAL).reason is Reason.OTHER_VOLUME
+        assert Action.FORMAT not in actions(seen, CONFIRMED)
+    assert refusal(with_luks(uuid=OTHER_UUID), CONFIRMED).reason is Reason.OTHER_VOLUME
 
 
 def test_too_small_for_the_file_system() -> None:
@@ -334,7 +342,7 @@ def test_a_volume_that_was_not_looked_at() -> None:
 def test_a_serial_that_two_disks_have_confirms_nothing() -> None:
     other = replace(VOLUME, name="data0", mount="/srv/strongbox-data0")
     seen = {"main": FOREIGN, "data0": replace(FOREIGN, kernel="vdc")}
-    found = plan_host([VOLUME, other], seen, OURS, confirmed=SERIAL)
+    found = plan_host([VOLUME, other], seen, OURS, confirmed=CONFIRMED)
     assert all(isinstance(item, Refusal) for item in found.values())
 
 
@@ -378,8 +386,18 @@ def test_ebs_refusals(seen: Seen, reason: Reason) -> None:
 
 def test_our_luks_volume_is_not_wiped_to_become_an_ebs_one() -> None:
     seen = replace(CLOSED, serial=EBS_EMPTY.serial)
-    found = plan(EBS_VOLUME, seen, OURS, VERIFIED, EBS_EMPTY.serial)
+    found = plan(EBS_VOLUME, seen, OURS, VERIFIED, f"{HOST}:{EBS_EMPTY.serial}")
     assert isinstance(found, Refusal) and found.reason is Reason.OTHER_VOLUME
+
+
+@pytest.mark.parametrize("given", ["DISK-0001", "Kafka1:DISK", "kafka1:", ":DISK", 12345, None])
+def test_a_confirmation_without_its_host_is_refused(given: object) -> None:
+    layout = {"main": {"device": DEVICE, "min_gib": 1, "max_gib": 2}}
+    with pytest.raises(ValueError, match="give HOST:SERIAL, as the refusal of the disk prints it"):
+        VolumesSettings.model_validate({"layout": layout, "wipe_confirm": given})
+    for good in ("", CONFIRMED, "kafka1:/dev/a:b c"):
+        found = VolumesSettings.model_validate({"layout": layout, "wipe_confirm": good})
+        assert found.wipe_confirm == good
 
 
 def test_flags_follow_the_disk_and_the_settings() -> None:
@@ -577,14 +595,14 @@ def confirmed_and_unused(seen: Seen, confirmed: str) -> bool:
         and seen.exclusive
         and not (seen.holders or seen.mapping)
         and confirmed != ""
-        and confirmed == seen.serial
+        and confirmed == f"{HOST}:{seen.serial}"
         and (seen.luks.uuid if seen.luks else seen.uuid) not in OURS
         and not (seen.luks and seen.luks.damaged)
     )
 
 
 @examples(600)
-@given(ANY, st.sampled_from(["", SERIAL]), VOLUMES)
+@given(ANY, st.sampled_from(["", CONFIRMED]), VOLUMES)
 def test_formats_only_what_is_unmistakably_empty(
     seen: Seen, confirmed: str, volume: Wanted
 ) -> None:
@@ -612,7 +630,7 @@ def test_formats_only_what_is_unmistakably_empty(
 
 
 @examples(300)
-@given(ANY, st.sampled_from(["", SERIAL]), VOLUMES, st.data())
+@given(ANY, st.sampled_from(["", CONFIRMED]), VOLUMES, st.data())
 def test_steps_reach_a_fixed_point_and_so_do_those_of_a_run_that_was_cut(
     seen: Seen, confirmed: str, volume: Wanted, data: st.DataObject
 ) -> None:
@@ -659,5 +677,5 @@ def test_what_was_mounted_once_is_never_formatted(runs: list[int | None]) -> Non
 @examples(300)
 @given(ANY, VOLUMES)
 def test_unknown_always_stops(seen: Seen, volume: Wanted) -> None:
-    found = plan(volume, replace(seen, unknown=("x",)), OURS, VERIFIED, seen.serial)
+    found = plan(volume, replace(seen, unknown=("x",)), OURS, VERIFIED, f"{HOST}:{seen.serial}")
     assert isinstance(found, Refusal) and found.reason is Reason.UNREADABLE

@@ -23,7 +23,9 @@ from roles.volumes.token import Token
 
 DEVICE = "/dev/disk/by-id/virtio-data0"
 SERIAL = "DISK-0001"
-UUID = luks_uuid("payments", "kafka1.example", "main")
+HOST = "kafka1.example"
+CONFIRMED = f"{HOST}:{SERIAL}"
+UUID = luks_uuid("payments", HOST, "main")
 OTHER_UUID = luks_uuid("payments", "kafka2.example", "main")
 FOREIGN_UUID = "0cb1dd2e-06c2-4b5c-b9b3-e3a4a1e41a6b"
 OURS = {UUID: "volume 'main' of kafka1", OTHER_UUID: "volume 'main' of kafka2"}
@@ -31,7 +33,7 @@ EBS = "vol-0123456789abcdef0"
 TOKEN = Token(0, 1, WrappedKey("age", "recipients", "d3JhcHBlZA=="))
 MOUNT = "/srv/strongbox"
 
-VOLUME = Wanted("main", Volume(device=DEVICE, min_gib=9, max_gib=11), MOUNT, UUID)
+VOLUME = Wanted(HOST, "main", Volume(device=DEVICE, min_gib=9, max_gib=11), MOUNT, UUID)
 EBS_VOLUME = replace(
     VOLUME,
     settings=Volume(device=DEVICE, min_gib=9, max_gib=11, encryption="ebs", ebs_volume=EBS),
