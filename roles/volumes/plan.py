@@ -3,8 +3,9 @@
 The rules, of which every one is there because the opposite loses data:
 
 - Formatted is only a disk that is declared, free, of the declared size, without any signature and
-  without any byte that is not zero; or one whose serial the operator has confirmed for this run;
-  or one whose formatting by this project was interrupted before the volume was ever mounted.
+  without any byte that is not zero; or, to become LUKS, one whose serial the operator has confirmed
+  for this host and run; or one whose formatting by this project was interrupted before the volume
+  was ever mounted.
 - What could not be read is unknown, and unknown stops.
 - A volume of ours is never formatted again, whatever was confirmed.
 
@@ -265,13 +266,6 @@ class Refusal:
     serial: str = ""
 
     def __str__(self) -> str:
-        confirmation = self.volume.confirmation(self.serial)
-        wipe = (
-            "declare another disk, or, if nothing on it is needed, run once with "
-            f"--data {shlex.quote(f'volumes_wipe_confirm={confirmation}')}"
-            if self.serial
-            else "declare another disk, or empty it by hand (it has no serial to confirm)"
-        )
         text = self.reason.value.format(
             device=self.volume.settings.device,
             detail=self.detail,
@@ -279,9 +273,24 @@ class Refusal:
             mapping=self.volume.mapping,
             filesystem=self.volume.settings.filesystem,
             ebs_volume=self.volume.settings.ebs_volume,
-            wipe=wipe,
+            wipe=self._wipe(),
         )
         return f"volume {self.volume.name!r}: {text}"
+
+    def _wipe(self) -> str:
+        device = self.volume.settings.device
+        if not self.volume.is_luks:
+            return (
+                "declare another disk, or, if nothing on it is needed, empty it by hand: "
+                f"wipefs --all {device} && blkdiscard --zeroout {device}"
+            )
+        if not self.serial:
+            return "declare another disk, or empty it by hand (it has no serial to confirm)"
+        option = f"volumes_wipe_confirm={self.volume.confirmation(self.serial)}"
+        return (
+            "declare another disk, or, if nothing on it is needed, run once with "
+            f"--data {shlex.quote(option)}"
+        )
 
 
 class Action(Enum):
@@ -390,7 +399,7 @@ def plan(
         kind = "LUKS" if seen.luks else "an unencrypted file system"
         return Refusal(Reason.OTHER_VOLUME, volume, f"{ours[found]}, as {kind}")
     if not volume.is_luks:
-        return _plan_ebs(volume, seen, verified_ebs, confirmed)
+        return _plan_ebs(volume, seen, verified_ebs)
     if seen.luks and seen.luks.uuid == volume.uuid:
         return _plan_ours(volume, seen, seen.luks)
     return _plan_other(volume, seen, confirmed)
@@ -596,7 +605,6 @@ def _plan_ebs(
     volume: Wanted,
     seen: Seen,
     verified_ebs: frozenset[str],
-    confirmed: str,
 ) -> list[Step] | Refusal:
     if seen.serial != volume.ebs_serial:
         return Refusal(Reason.EBS_OTHER_DISK, volume, seen.serial or "none")
@@ -611,7 +619,8 @@ def _plan_ebs(
         if elsewhere:
             return Refusal(Reason.MOUNTED_ELSEWHERE, volume, ", ".join(elsewhere))
         return _mount(seen)
-    found = _plan_other(volume, seen, confirmed)
+    # Nothing is wiped here: unlike the header of LUKS, no mark would say how far that got.
+    found = _plan_other(volume, seen, confirmed="")
     if isinstance(found, Refusal):
         return found
     why = found[0].why

@@ -381,7 +381,13 @@ def test_an_ebs_volume_that_was_not_verified() -> None:
     ],
 )  # fmt: skip
 def test_ebs_refusals(seen: Seen, reason: Reason) -> None:
-    assert refusal(seen, volume=EBS_VOLUME).reason is reason
+    found = refusal(seen, volume=EBS_VOLUME)
+    assert found.reason is reason
+    # The script that makes the file system wipes nothing, so no confirmation is offered or counts.
+    assert refusal(seen, f"{HOST}:{EBS_EMPTY.serial}", EBS_VOLUME) == found
+    assert "wipe_confirm" not in str(found)
+    by_hand = f"empty it by hand: wipefs --all {DEVICE} && blkdiscard --zeroout {DEVICE}"
+    assert (by_hand in str(found)) is (reason in CONFIRMABLE)
 
 
 def test_our_luks_volume_is_not_wiped_to_become_an_ebs_one() -> None:
@@ -627,6 +633,7 @@ def test_formats_only_what_is_unmistakably_empty(
         assert begun_by_us(seen) and volume.is_luks
     else:
         assert why is Why.WIPE_CONFIRMED and confirmed_and_unused(seen, confirmed)
+        assert volume.is_luks
 
 
 @examples(300)
