@@ -157,8 +157,12 @@ def mounted_volumes(volumes: VolumesHost, set_up: bool = True) -> Commands:
             f"! systemctl is-enabled --quiet {volumes.unit} 2>/dev/null || "
             f"systemctl disable --quiet {volumes.unit}"
         )
+    early = _without_new(volumes, looked, steps)
+    for path, lines in early.items():
+        yield _script("block", path, stdin="\n".join(lines))
     for item in volumes.wanted:
         yield from _do(volumes, item, looked.volumes[item.name], steps[item.name])
+    blocks |= {path: lines for path, lines in _lines(volumes, looked).items() if path in early}
     for path, lines in blocks.items():
         yield _script("block", path, stdin="\n".join(lines))
 
@@ -180,12 +184,37 @@ def _describe(
 
 def _blocks(volumes: VolumesHost, looked: Looked) -> dict[str, list[str]]:
     """New lines of our block of fstab and crypttab, where they differ."""
+    lines = _lines(volumes, looked)
+    return {path: new for path, new in lines.items() if new != looked.blocks.get(path, [])}
+
+
+def _lines(volumes: VolumesHost, looked: Looked) -> dict[str, list[str]]:
     rotational = {name: seen.rotational for name, seen in looked.volumes.items()}
-    lines = {
+    return {
         files.FSTAB: files.fstab(volumes),
         files.CRYPTTAB: files.crypttab(volumes, rotational),
     }
-    return {path: new for path, new in lines.items() if new != looked.blocks.get(path, [])}
+
+
+def _without_new(
+    volumes: VolumesHost, looked: Looked, steps: Mapping[str, list[Step]]
+) -> dict[str, list[str]]:
+    """Our blocks without the lines of volumes that are set up now, where there are such lines.
+
+    They are those of a disk that was replaced, and name the new one too. After a reboot in the
+    middle they would open and mount what may still be formatted.
+    """
+    new = {
+        source
+        for item in volumes.wanted
+        if item.is_luks and plan.is_first_setup(steps[item.name])
+        for source in (item.mapping, f"/dev/mapper/{item.mapping}")
+    }
+    kept = {
+        path: [line for line in lines if line.split(" ")[0] not in new]
+        for path, lines in looked.blocks.items()
+    }
+    return {path: lines for path, lines in kept.items() if lines != looked.blocks[path]}
 
 
 def _do(

@@ -21,6 +21,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 
 from roles.common.readings import forget
 from roles.custody.protocol import CustodyAway, KeyContext, WrappedKey
+from roles.volumes import files
 from roles.volumes.files import VolumesHost, known_volumes
 from roles.volumes.luks2 import AREA, HEADER, read
 from roles.volumes.names import luks_uuid
@@ -255,6 +256,33 @@ def test_lines_for_boot_follow_the_mode() -> None:
     with Run("block /etc/fstab old line\n" + MOUNTED) as run:
         (command,) = run.commands()
     assert command.connector_arguments["_stdin"] == ""
+
+
+def test_lines_of_a_replaced_disk_go_before_the_new_one_is_formatted() -> None:
+    other = "/dev/mapper/strongbox-data0 /srv/strongbox-data0 xfs noatime,nofail 0 0"
+    with Run(EMPTY) as run:
+        boot = run.volumes(SETTINGS.model_copy(update={"unlock": "boot"}))
+        lines = files.fstab(boot), files.crypttab(boot, {"main": False})
+    blocks = f"block /etc/fstab {lines[0][0]}\nblock /etc/fstab {other}\n"
+    blocks += f"block /etc/crypttab {lines[1][0]}\n"
+    with Run(blocks + EMPTY) as run:
+        commands = run.commands(volumes=boot)
+    setup = ["format", "open", "mkfs", "finish", "mount"]
+    assert scripts(commands) == ["block", "block", *setup, "block", "block"]
+    said = [
+        (command.bits[3].obj, command.connector_arguments["_stdin"])
+        for command in commands
+        if command.bits[2] == "block"
+    ]
+    assert said == [
+        ("/etc/fstab", other),
+        ("/etc/crypttab", ""),
+        ("/etc/fstab", lines[0][0]),
+        ("/etc/crypttab", lines[1][0]),
+    ]
+    # Cut behind the first two, the next run writes them at its end.
+    with Run(EMPTY) as run:
+        assert scripts(run.commands(volumes=boot)) == [*setup, "block", "block"]
 
 
 # The header, read without cryptsetup -------------------------------------------------------------
