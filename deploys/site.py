@@ -14,6 +14,7 @@ from roles.tls.deploy import distribute_stores, remove_old_stores
 from roles.volumes import deploy as volumes
 from roles.volumes.boot import deploy as boot
 from roles.volumes.keys import deploy as keys
+from roles.volumes.operations import being_set_up
 from roles.zookeeper import deploy as zookeeper
 from strongbox.site import site
 
@@ -25,7 +26,7 @@ if here.key_service:
     boot.install(here.key_service)
 volumes.provision(here.volumes, here.all_volumes)
 barrier(name="barrier: volumes are open", label="volumes are open")
-keys.complete(here.keys)
+keys.complete(here.keys, being_set_up(here.volumes))
 make_folders(here.base)
 if not here.key_service:
     boot.remove()

@@ -119,6 +119,22 @@ def _answers_of(name: str, hosts: Hosts) -> dict[str, list[Step] | Refusal]:
     return once(f"volumes of {name}", look)
 
 
+def being_set_up(volumes: VolumesHost) -> dict[str, Action]:
+    """Volumes of the present host whose header a planned run will write first: FORMAT or REPAIR.
+
+    Until then their disks say nothing of the keys that they will have.
+    """
+    if volumes.settings.unencrypted:
+        return {}
+    steps = planned(volumes, recall(_STATE) or observe(volumes))
+    return {
+        name: action
+        for name, found in steps.items()
+        for action in (Action.REPAIR, Action.FORMAT)
+        if action in {step.action for step in found}
+    }
+
+
 @operation()
 def mounted_volumes(volumes: VolumesHost, set_up: bool = True) -> Commands:
     """

@@ -29,7 +29,7 @@ from roles.volumes.keys.deploy import complete
 from strongbox.site import volume_keys
 
 begin()
-complete(volume_keys(state.strongbox_cluster)[host.name])
+complete(volume_keys(state.strongbox_cluster)[host.name], {})
 """
 
 # This machine may have none, and is root already.

@@ -9,6 +9,7 @@ from roles.common.operations import barrier
 from roles.common.session import begin
 from roles.volumes.deploy import provision, unlock
 from roles.volumes.keys.deploy import complete
+from roles.volumes.operations import being_set_up
 from strongbox.site import site
 
 begin()
@@ -18,4 +19,4 @@ if host.data.get("x_step") == "unlock":
 else:
     provision(here.volumes, here.all_volumes)
     barrier(name="barrier: volumes are open", label="volumes are open")
-    complete(here.keys)
+    complete(here.keys, being_set_up(here.volumes))

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roles.custody.records import Records
 from roles.volumes.keys import plan
-from roles.volumes.keys.life import Life
+from roles.volumes.keys.life import Life, formatted
 from roles.volumes.keys.plan import Purpose, Refusal
 from roles.volumes.keys.script import Result, Script, ScriptError
 from roles.volumes.token import TokenError, parse
@@ -343,3 +344,34 @@ def test_staged_token_shows_only_the_wrapped_key(volume: SimulatedVolume) -> Non
         "type", "keyslots", "purpose", "slot", "epoch", "scheme", "key_id", "ciphertext",
     }  # fmt: skip
     assert json.dumps(staged).isascii()
+
+
+def test_replaced_disk_gets_none_of_the_old_disks_keys(volume: SimulatedVolume) -> None:
+    run(volume)
+    for _ in range(2):
+        run(volume, BOTH)
+    old = set(volume.slots.values())
+    with in_memory() as folder:
+        replaced = SimulatedVolume.formatted(Path(folder))
+        replaced.custody.kept |= volume.custody.kept
+        replaced.records = Records(volume.records._folder, replaced.custody)
+        expected = formatted(replaced.keys, replaced.records)
+        listed = [str(step) for step in plan.steps(expected, plan.goal(expected))]
+        # What is planned before the disk is formatted is what is done after.
+        assert run(replaced) == listed
+        assert listed[0] == "escrow a new recovery key, epoch 4"
+        assert not old & set(replaced.slots.values())
+        assert_complete(replaced)
+        assert run(replaced) == []
+
+
+def test_reencrypted_volume_gets_its_recovery_key_again(volume: SimulatedVolume) -> None:
+    run(volume)
+    before = dict(volume.slots)
+    (slot,) = {0, 1} - {token.slot for token in volume.life().look()[1].bound(Purpose.VOLUME)}
+    del volume.slots[slot]
+    for token in volume.tokens.values():
+        token["keyslots"] = [item for item in token["keyslots"] if item != str(slot)]
+    run(volume)
+    assert set(volume.slots.values()) == set(before.values())
+    assert_complete(volume)

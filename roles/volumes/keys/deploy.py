@@ -25,6 +25,7 @@ from roles.volumes.keys.operations import (
 )
 from roles.volumes.keys.plan import Purpose
 from roles.volumes.keys.reencrypt import begun
+from roles.volumes.plan import Action
 
 Hosts = Mapping[str, HostKeys]
 _ROTATED = {
@@ -34,11 +35,20 @@ _ROTATED = {
 }
 
 
-def complete(keys: HostKeys) -> None:
+def complete(keys: HostKeys, set_up: Mapping[str, Action]) -> None:
     """Adds what a volume that was just formatted, or changed, has not: recovery key, escrow, header
-    backup. Called when volumes are open."""
+    backup. Called when volumes are open.
+
+    :param set_up: what this run does before to the header of a volume, by the volume's name:
+        `Action.FORMAT` or `Action.REPAIR`.
+    """
     for volume in keys.volumes:
-        changed_keys(name=f"Keys: volume {volume.volume}", volume=volume, keys=keys)
+        changed_keys(
+            name=f"Keys: volume {volume.volume}",
+            volume=volume,
+            keys=keys,
+            set_up=set_up.get(volume.volume),
+        )
 
 
 def rotate(hosts: Hosts) -> None:

@@ -21,7 +21,7 @@ import binascii
 import gzip
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roles.volumes import luks2
@@ -58,6 +58,17 @@ class Header:
     def whole(self) -> bool:
         """Both copies are, and they are the same."""
         return self.first is not None and self.first == self.second
+
+    @property
+    def repaired(self) -> Header:
+        """As cryptsetup will leave it, which writes a damaged copy from the whole one, with a salt
+        that nobody knows yet."""
+        if self.newest is None:
+            return self
+        claimed = frozenset({self.newest.uuid})
+        return replace(
+            self, first=self.newest, second=self.newest, claimed=claimed, image="repaired"
+        )
 
     @property
     def metadata(self) -> Mapping[str, Any]:

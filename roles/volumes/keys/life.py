@@ -62,16 +62,28 @@ def keys_seen(volume: VolumeKeys, found: Header, records: Records) -> KeysSeen:
     :raises RecordError: when the records cannot be read.
     """
     check(volume, found)
+    return _with_records(tokens.seen(found), volume, records)
+
+
+def formatted(volume: VolumeKeys, records: Records) -> KeysSeen:
+    """What formatting will leave; records may be there of the disk that was the volume before.
+
+    :raises RecordError: when the records cannot be read.
+    """
+    machine = KeyToken(0, Purpose.VOLUME, 1, 0)
+    return _with_records(KeysSeen(frozenset({0}), (machine,), image="formatted"), volume, records)
+
+
+def _with_records(seen: KeysSeen, volume: VolumeKeys, records: Records) -> KeysSeen:
     context = volume.context("header")
     backups = [item for item in records.headers(context) if item.uuid == volume.uuid]
-    image = record_file.read_head(backups[0].path).sha256 if backups else ""
-    return tokens.seen(
-        found,
+    return replace(
+        seen,
         escrowed=frozenset(
             item.epoch for item in records.recoveries(context) if item.uuid == volume.uuid
         ),
         backups=frozenset(item.epoch for item in backups),
-        backup=image,
+        backup=record_file.read_head(backups[0].path).sha256 if backups else "",
     )
 
 

@@ -21,9 +21,10 @@ from roles.volumes.keys import plan, reencrypt, restore
 from roles.volumes.keys.facts import KeysState
 from roles.volumes.keys.header import Header
 from roles.volumes.keys.host import HostKeys
-from roles.volumes.keys.life import ERRORS, Life, VolumeKeys, keys_seen
-from roles.volumes.keys.plan import Goal, KeysSeen, KeyToken, Purpose
+from roles.volumes.keys.life import ERRORS, Life, VolumeKeys, formatted, keys_seen
+from roles.volumes.keys.plan import Goal, KeysSeen, Purpose
 from roles.volumes.keys.script import Result, Runner, Script
+from roles.volumes.plan import Action
 
 _STATE = "keys"
 _STATUS = "--status "
@@ -81,23 +82,22 @@ def _does(lines: Sequence[str], act: Act) -> Commands:
     yield FunctionCommand(_carry_out, (act,), {})
 
 
-def _to_be_formatted(found: Header) -> bool:
-    empty = found.there and found.signature == "" and not found.claimed and not found.holders
-    return empty and not state.is_executing
-
-
-#: What formatting leaves.
-_FORMATTED = KeysSeen(frozenset({0}), (KeyToken(0, Purpose.VOLUME, 1, 0),), image="new")
-
-
 def planned(
-    volume: VolumeKeys, found: Header, keys: HostKeys, rotate: frozenset[Purpose]
+    volume: VolumeKeys,
+    found: Header,
+    keys: HostKeys,
+    rotate: frozenset[Purpose],
+    before: Action | None = None,
 ) -> tuple[KeysSeen, Goal, list[plan.Step]]:
     """
+    :param before: what will be done to the header before these steps are.
     :raises Refusal, RecordError: when nothing may be changed.
     """
-    new = not rotate and _to_be_formatted(found)
-    seen = _FORMATTED if new else keys_seen(volume, found, keys.records)
+    if before is Action.FORMAT:
+        seen = formatted(volume, keys.records)
+    else:
+        header = found.repaired if before is Action.REPAIR else found
+        seen = keys_seen(volume, header, keys.records)
     goal = plan.goal(seen, rotate, confirmed_keyslots(volume, keys))
     return seen, goal, list(plan.steps(seen, goal))
 
@@ -109,7 +109,10 @@ def confirmed_keyslots(volume: VolumeKeys, keys: HostKeys) -> frozenset[int]:
 
 @operation()
 def changed_keys(
-    volume: VolumeKeys, keys: HostKeys, rotate: frozenset[Purpose] = frozenset()
+    volume: VolumeKeys,
+    keys: HostKeys,
+    rotate: frozenset[Purpose] = frozenset(),
+    set_up: Action | None = None,
 ) -> Commands:
     """
     Gives a volume all keys and records that it must have, and finishes what was begun.
@@ -117,15 +120,17 @@ def changed_keys(
     + volume: one of the present host
     + keys: those of the host
     + rotate: keys that are made anew
+    + set_up: what the run does to the volume's header before, FORMAT or REPAIR
     """
+    # When the keys' turn has come, that is done, and only the header itself counts.
+    before = None if state.is_executing else set_up
     found: dict[str, Header] | None = recall(_STATE)
     try:
-        steps = planned(volume, found[volume.device], keys, rotate)[2] if found else None
+        steps = planned(volume, found[volume.device], keys, rotate, before)[2] if found else None
         if steps != []:
             found = observe(host.name, keys)
-            steps = planned(volume, found[volume.device], keys, rotate)[2]
         assert found is not None
-        seen, goal, steps = planned(volume, found[volume.device], keys, rotate)
+        seen, goal, steps = planned(volume, found[volume.device], keys, rotate, before)
     except ERRORS as error:
         raise refuse(str(error)) from None
     if showing_changes():

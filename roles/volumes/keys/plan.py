@@ -112,6 +112,17 @@ class KeysSeen:
         return max(known, default=0)
 
     @property
+    def new(self) -> bool:
+        """Whether nothing on the disk says that it ever had a recovery key.
+
+        One in the records then opens the disk that was the volume before, or was not announced on
+        this one before the run was killed: it is not given to this disk. A re-encryption takes the
+        keyslot away, but leaves the token.
+        """
+        recovery = any(token.purpose is Purpose.RECOVERY for token in self.tokens)
+        return not recovery and not self.damaged
+
+    @property
     def old_records(self) -> bool:
         """Whether the records hold anything older than what is needed."""
         recovery = self.current(Purpose.RECOVERY)
@@ -143,7 +154,9 @@ def goal(
 
 def _epoch(seen: KeysSeen, purpose: Purpose, rotate: bool) -> int:
     current, top = seen.current(purpose), seen.top(purpose)
-    announced = bool(seen.staged(purpose)) or (purpose is Purpose.RECOVERY and top > 0)
+    announced = bool(seen.staged(purpose)) or (
+        purpose is Purpose.RECOVERY and top > 0 and not seen.new
+    )
     if current is None:
         return top if announced else top + 1
     of_purpose = [token for token in seen.tokens if token.purpose is purpose]

@@ -22,13 +22,8 @@ STAGED_TOKEN_TYPE = "strongbox-next"  # noqa: S105
 _TYPES = {Purpose.VOLUME: TOKEN_TYPE, Purpose.RECOVERY: RECOVERY_TOKEN_TYPE}
 
 
-def seen(
-    header: Header,
-    escrowed: frozenset[int] = frozenset(),
-    backups: frozenset[int] = frozenset(),
-    backup: str = "",
-) -> KeysSeen:
-    """What the header has, together with what the records have."""
+def seen(header: Header) -> KeysSeen:
+    """What the header has, without what the records have."""
     tokens: list[KeyToken] = []
     damaged: set[int] = set()
     others: set[int] = set()
@@ -51,9 +46,6 @@ def seen(
         others=frozenset(others),
         other_tokens=frozenset(other_tokens),
         image=header.image,
-        escrowed=escrowed,
-        backups=backups,
-        backup=backup,
     )
 
 
