@@ -169,7 +169,10 @@ def test_header_restored_and_erased(controller: Controller) -> None:
     assert opens(volume.device, key)
     assert "no key opens it" in controller.pyinfra(*erase)
     assert not opens(volume.device, key)
-    assert "erase the header" not in controller.pyinfra(*erase)
+    assert "named by its serial" in controller.pyinfra(*erase, status=1)
+    serial = look(local, volume.keys).serial
+    again = (*erase[:2], f"volumes_erase_confirm={serial}")
+    assert "erase the header" not in controller.pyinfra(*again)
 
 
 def test_custody_that_cannot_unwrap_changes_nothing(controller: Controller) -> None:

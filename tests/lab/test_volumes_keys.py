@@ -20,7 +20,7 @@ from roles.volumes.keys.life import VolumeKeys, look
 from roles.volumes.keys.plan import Purpose, Refusal
 from roles.volumes.keys.reencrypt import Reencryption
 from roles.volumes.keys.restore import Action
-from roles.volumes.keys.script import Result, Script
+from roles.volumes.keys.script import BUSY, Result, Script, ScriptError
 from roles.volumes.keys.unlocking import keys_to_try
 from tests.lab.disks import MIB, MakeDisk, attach, detach, disk  # noqa: F401
 from tests.lab.local_keys import LocalVolume, cryptsetup, formatted, local, metadata, opens
@@ -310,6 +310,77 @@ def test_erased_volume_opens_with_no_key_and_no_backup_is_left(complete: LocalVo
     assert erase.done(complete.keys, look(local, complete.keys), complete.records)
     context = complete.keys.context("header")
     assert not complete.records.headers(context) + complete.records.recoveries(context)
+
+
+def _whole_disk(device: str) -> str:
+    with open(device, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture
+def partitioned(complete: LocalVolume) -> LocalVolume:
+    """The disk of the volume that was given another use, with a GPT."""
+    _overwrite(complete.device, 0, 1 << 20)
+    subprocess.run(["sfdisk", "--quiet", complete.device], input=b"label: gpt\n2048\n", check=True)
+    return complete
+
+
+def assert_left_alone(volume: LocalVolume, said: str) -> None:
+    """By the decision, and by the scripts if that was wrong."""
+    before, header = _whole_disk(volume.device), look(local, volume.keys)
+    for attempt in (
+        lambda: erase.erase(volume.keys, local, volume.records),
+        lambda: _restore(volume),
+    ):
+        with pytest.raises((Refusal, ScriptError), match=said):
+            attempt()
+    for name, rest in (
+        ("keys-erase", (header.serial,)),
+        ("keys-restore", (volume.keys.uuid, "repair")),
+        ("keys-restore", (volume.keys.uuid, "restore", "0" * 64)),
+    ):
+        result = local(Script(name, (volume.device, header.digest, *rest)))
+        assert result.status == BUSY, result.errors
+        assert "nothing was changed" in result.errors[0]
+    assert _whole_disk(volume.device) == before
+
+
+def test_partitioned_disk_is_neither_erased_nor_restored(partitioned: LocalVolume) -> None:
+    assert_left_alone(partitioned, "holds a partition table")
+
+
+def test_backup_of_a_gpt_at_the_end_of_a_disk_is_a_sign_of_use(partitioned: LocalVolume) -> None:
+    _overwrite(partitioned.device, 0, 1 << 20)
+    assert_left_alone(partitioned, "gpt|partition table")
+
+
+def test_disk_with_a_mounted_file_system_is_neither_erased_nor_restored(
+    complete: LocalVolume, tmp_path: Path
+) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    subprocess.run(["mkfs.ext4", "-qF", complete.device], check=True)
+    subprocess.run(["mount", complete.device, mount], check=True)
+    try:
+        assert_left_alone(complete, "holds ext4")
+    finally:
+        subprocess.run(["umount", complete.device], check=True)
+
+
+def test_disk_that_somebody_has_claimed_is_not_erased(complete: LocalVolume) -> None:
+    claim = os.open(complete.device, os.O_RDWR | os.O_EXCL)
+    try:
+        assert_left_alone(complete, "somebody else has it open|is intact")
+    finally:
+        os.close(claim)
+
+
+def test_uuid_confirms_only_what_is_on_the_disk(complete: LocalVolume) -> None:
+    _overwrite(complete.device, 0, 4096)
+    header = look(local, complete.keys)
+    with pytest.raises(Refusal, match="named by its serial"):
+        erase.named(complete.keys.uuid, {complete.keys: header})
+    assert erase.named(header.serial, {complete.keys: header}) == complete.keys
 
 
 def test_volume_is_erased_whatever_is_left_of_its_header(complete: LocalVolume) -> None:

@@ -116,13 +116,24 @@ def test_intact_header_is_not_restored(volume: SimulatedVolume) -> None:
 
 def test_one_disk_is_named_to_be_erased(volume: SimulatedVolume, header: Header) -> None:
     other = replace(volume.keys, host="zk2")
-    found = {volume.keys: header, other: replace(header, serial="sim2")}
+    theirs = replace(header, serial="sim2", claimed=frozenset({other.uuid}))
+    found = {volume.keys: header, other: theirs}
     assert erase.named("sim", found) == volume.keys
     assert erase.named("sim2", found) == other
     assert erase.named(other.uuid, found) == other
     for confirm, said in (("", "nothing is erased"), ("x", "no disk of"), ("main", "no disk of")):
         with pytest.raises(Refusal, match=said):
             erase.named(confirm, found)
+    # What is declared to be on the disk is not, or not for sure.
+    for doubtful in (
+        replace(theirs, claimed=frozenset()),
+        replace(theirs, claimed=header.claimed),
+        replace(theirs, claimed=theirs.claimed | header.claimed),
+        replace(theirs, second=None),
+    ):
+        with pytest.raises(Refusal, match="named by its serial"):
+            erase.named(other.uuid, {other: doubtful})
+        assert erase.named("sim2", {other: doubtful}) == other
     with pytest.raises(Refusal, match="several disks"):
         erase.named("sim", {volume.keys: header, other: header})
 

@@ -24,7 +24,7 @@ def named(confirm: str, found: Mapping[VolumeKeys, Header]) -> VolumeKeys:
     those = [
         volume
         for volume, header in found.items()
-        if confirm == volume.uuid or (header.there and confirm == header.serial)
+        if header.there and confirm in (header.serial, _uuid(volume, header))
     ]
     if len(those) != 1:
         names = ", ".join(volume.name for volume in those)
@@ -33,11 +33,18 @@ def named(confirm: str, found: Mapping[VolumeKeys, Header]) -> VolumeKeys:
             + (
                 f"the serial of several disks ({names})"
                 if those
-                else "no disk of a declared volume"
+                else "no disk of a declared volume (one that is damaged or erased is named by its "
+                "serial)"
             )
             + "; nothing was erased"
         )
     return those[0]
+
+
+def _uuid(volume: VolumeKeys, found: Header) -> str | None:
+    """What the disk itself says, if that is beyond doubt: the declaration does not prove that the
+    volume is on it."""
+    return volume.uuid if found.whole and found.claimed == {volume.uuid} else None
 
 
 def check(volume: VolumeKeys, found: Header) -> None:

@@ -7,7 +7,7 @@ Lines for each device, of which all but the first are missing when there is no s
     second -
     digest 9f86d081…      SHA-256 of the first 32 KiB, so of both copies
     image 60303ae2…       SHA-256 of a header backup taken now; missing without a first copy
-    signature crypto_LUKS what blkid finds, may be empty
+    signature crypto_LUKS what blkid finds, may be empty; or words about what else it says
     holders dm-0          who has the device open, may be empty
     serial vol0abc…       of the disk, may be empty
 

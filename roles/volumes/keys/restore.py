@@ -55,7 +55,7 @@ def restore(volume: VolumeKeys, runner: Runner, life: Life, records: Records) ->
     found = look(runner, volume)
     action = decide(volume, found, records)
     if action is Action.REPAIR:
-        run(runner, Script("keys-restore", (volume.device, found.digest, "repair")))
+        run(runner, Script("keys-restore", (volume.device, found.digest, volume.uuid, "repair")))
     else:
         if found.whole and (slot := _opened(life, found)) is not None:
             raise Refusal(
@@ -80,7 +80,8 @@ def _from_backup(volume: VolumeKeys, found: Header, runner: Runner, records: Rec
     packed = base64.b64encode(gzip.compress(image, mtime=0)).decode()
     lines = tuple(packed[at : at + _LINE] for at in range(0, len(packed), _LINE))
     digest = record_file.read_head(newest.path).sha256
-    run(runner, Script("keys-restore", (volume.device, found.digest, "restore", digest), lines))
+    arguments = (volume.device, found.digest, volume.uuid, "restore", digest)
+    run(runner, Script("keys-restore", arguments, lines))
 
 
 def _check(volume: VolumeKeys, found: Header, image: bytes) -> None:

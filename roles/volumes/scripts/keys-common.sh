@@ -48,7 +48,39 @@ kernel() { readlink -f -- "$device" | sed 's|^/dev/||; s|/|!|g'; }
 
 serial() { serial_of "/sys/class/block/$(kernel)"; }
 
-signature() { blkid -p -o value -s TYPE "$device" 2>/dev/null || true; }
+# What is on the disk, for people; nothing when there is nothing.
+signature() {
+    seen=$(probe "$device" '')
+    case $seen in
+    *'probe PTTYPE='*) echo 'a partition table' ;;
+    'blkid 0'*) printf '%s\n' "$seen" | sed -n 's/^probe TYPE=//p' ;;
+    'blkid 2') ;;
+    *) echo "what blkid cannot tell ($(printf '%s\n' "$seen" | head -n 1))" ;;
+    esac
+}
+
+# Before a header is overwritten: nobody else's is on the disk, and nobody else uses it.
+only_ours() { # [UUID], of a volume that may be open meanwhile
+    seen=$(look_device "$device" 16)
+    others=$(printf '%s\n' "$seen" | awk '
+        /^(absent|unknown|child|mounted|swap|listed \/proc)/ || /^probe PTTYPE=/ ||
+        (/^probe TYPE=/ && $0 != "probe TYPE=crypto_LUKS") ||
+        (/^signature / && $3 != "crypto_LUKS")')
+    [ -z "$others" ] ||
+        fail "in use or not only ours ($(printf '%s\n' "$others" | head -n 1)); nothing was changed" "$BUSY"
+    printf '%s\n' "$seen" | grep -qx 'blkid [02]' ||
+        fail 'blkid does not say what is on it; nothing was changed' "$BUSY"
+    open=
+    for holder in $(printf '%s\n' "$seen" | sed -n 's/^holder //p'); do
+        open=$(cat "/sys/class/block/$holder/dm/uuid" 2>/dev/null || :)
+        case ${1:+$open} in
+        "CRYPT-LUKS2-$(printf %s "${1:-}" | tr -d -)-"*) ;;
+        *) fail "it is in use by $holder; nothing was changed" "$BUSY" ;;
+        esac
+    done
+    [ -n "$open" ] || printf '%s\n' "$seen" | grep -qx 'exclusive yes' ||
+        fail 'somebody else has it open, or it is read-only; nothing was changed' "$BUSY"
+}
 
 lock() {
     [ -b "$device" ] || fail 'the disk is gone; nothing was changed' "$BUSY"
