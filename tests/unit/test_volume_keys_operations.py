@@ -35,7 +35,7 @@ from tests.unit.test_volumes_operations import (
 XFS = f"{DISK}blkid 0\nprobe TYPE=xfs\nsignature 0x0 xfs\nmount-point absent\n"
 LVM = XFS.replace("xfs", "LVM2_member")
 FOREIGN = with_header(luks_header("theirs", uuid="0b5e7a3c-0000-4000-8000-000000000000"))
-CONFIRMED = SETTINGS.model_copy(update={"wipe_confirm": "DISK-1"})
+CONFIRMED = SETTINGS.model_copy(update={"wipe_confirm": "kafka1.example:DISK-1"})
 FRESH = [
     "escrow a new recovery key, epoch 1",
     "announce the new recovery key, epoch 1, for keyslot 1",
