@@ -240,6 +240,8 @@ def test_the_passphrase_is_in_nobodys_environment(cluster: Cluster) -> None:
         lines.append(line)
         if "Starting operation: ZooKeeper" in line:
             break
+    else:
+        raise AssertionError(f"the run ended too early:\n{''.join(lines)[-4000:]}")
     environment = Path(f"/proc/{run.pid}/environ").read_bytes()
     rest = run.communicate(timeout=300)[0]
     assert run.returncode == 0, "".join(lines)[-2000:] + rest[-2000:]
