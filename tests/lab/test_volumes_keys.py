@@ -360,7 +360,8 @@ def test_disk_with_a_mounted_file_system_is_neither_erased_nor_restored(
     mount = tmp_path / "mount"
     mount.mkdir()
     subprocess.run(["mkfs.ext4", "-qF", complete.device], check=True)
-    subprocess.run(["mount", complete.device, mount], check=True)
+    # Not writable, as the file system itself would write to the disk meanwhile.
+    subprocess.run(["mount", "-o", "ro,noload", complete.device, mount], check=True)
     try:
         assert_left_alone(complete, "holds ext4")
     finally:
