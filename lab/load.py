@@ -237,7 +237,7 @@ def run(
             break
         behind = (time.monotonic() - began) * rate - report.sent if rate else 1.0
         if behind < 1:
-            producer.poll(0.002)
+            producer.poll((1 - behind) / rate)
             continue
         now = time.monotonic()
         try:
