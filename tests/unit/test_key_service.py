@@ -38,7 +38,7 @@ CLUSTER, HOST, VOLUME = "payments", "kafka1.example.test", "main"
 UUID = names.luks_uuid(CLUSTER, HOST, VOLUME)
 CONTEXT = KeyContext(CLUSTER, HOST, VOLUME, "volume")
 CANARY = os.urandom(KEY_BYTES)
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 def cryptsetup(*arguments: str, stdin: bytes = b"") -> bytes:
