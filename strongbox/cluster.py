@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from roles.common.host_settings import CommonSettings
@@ -18,6 +19,7 @@ from roles.kafka import settings as kafka_settings
 from roles.kafka.settings import KafkaSettings
 from roles.tls import settings as tls_settings
 from roles.tls.settings import TlsSettings
+from roles.volumes.files import known_volumes
 from roles.volumes.names import MAIN
 from roles.volumes.settings import VolumesSettings
 from roles.zookeeper import settings as zookeeper_settings
@@ -61,6 +63,13 @@ class Cluster:
     @property
     def zookeepers(self) -> dict[str, Node]:
         return {name: node for name, node in self.nodes.items() if node.zookeeper is not None}
+
+    @cached_property
+    def known_volumes(self) -> dict[str, str]:
+        """See `roles.volumes.files.known_volumes`. Made once, as every host's volumes need it."""
+        return known_volumes(
+            self.name, {node.common.hostname: node.volumes for node in self.nodes.values()}
+        )
 
     @property
     def brokers(self) -> dict[str, Node]:

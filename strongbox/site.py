@@ -204,9 +204,7 @@ def _volumes(cluster: Cluster, node: Node) -> VolumesHost:
         base_dir=node.common.base_dir,
         settings=node.volumes,
         custody=partial(_custody, node.custody),
-        ours=volumes_files.known_volumes(
-            cluster.name, {item.common.hostname: item.volumes for item in cluster.nodes.values()}
-        ),
+        ours=cluster.known_volumes,
         unit="zookeeper" if node.zookeeper else "kafka",
     )
 
